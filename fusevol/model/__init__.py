@@ -1,0 +1,1 @@
+"""Frozen values that every process uses: references, Pods, volume trees, errors with their errno."""

@@ -1,0 +1,1 @@
+"""How the processes talk: the control socket's messages and frames (agent → server), and JSON lines for the rest."""
