@@ -68,8 +68,9 @@ class Publish(Message, frozen=True):
 
 class Stage(Message, frozen=True):
     """The next version of a published volume → View. Nothing is visible yet: from here on the writer thread may make
-    exactly the changes of an update through the mount (`plan_update`). It replaces what was staged before; with
-    `directory` = the current version's, nothing new is staged and only leftovers may be removed."""
+    exactly the changes of an update through the mount (`plan_update`). It replaces what was staged before. With
+    `directory` = "" nothing new is staged: only what an interrupted update left may be put right (leftovers removed,
+    links made that the current version's tree needs and removed that it lacks)."""
 
     volume: VolumeRef
     directory: str
@@ -157,12 +158,15 @@ class Failed(Message, frozen=True):
 
 class Welcome(Message, frozen=True):
     """`digest_key` keys all digests for as long as the server's state lives; `incarnation` changes when that state was
-    lost (then everything is to be published again); `pods` are the Pods that have a directory."""
+    lost (then everything is to be published again). What stands at the server besides volumes: `pods` that have a
+    directory, `names` (namespace, name) → uid, and the `objects` that it holds."""
 
     version: int
     digest_key: bytes
     incarnation: str
     pods: tuple[str, ...]
+    names: dict[tuple[str, str], str]
+    objects: tuple[ObjectRef, ...]
 
 
 class Volumes(Message, frozen=True):

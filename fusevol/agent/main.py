@@ -1,0 +1,107 @@
+"""The agent: composition root. Puts source, volume manager and publisher together and takes them down in order."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import structlog
+import trio
+
+from fusevol.agent.barrier import Barrier
+from fusevol.agent.config import Config, ManifestsConfig
+from fusevol.agent.plugins.registry import default_registry
+from fusevol.agent.publisher.publisher import Publisher
+from fusevol.agent.service import Service
+from fusevol.agent.sources.source import Source
+from fusevol.agent.telemetry.status import StatusReporter
+from fusevol.agent.volumemanager.backing import StateDirectory
+from fusevol.agent.volumemanager.manager import Tell, VolumeManager
+from fusevol.agent.volumemanager.standing import StandingMounts
+from fusevol.model.refs import PodRef
+from fusevol.system import logs, memory, mounts
+
+log = structlog.get_logger()
+
+REFUSED = 4
+
+
+def main() -> None:
+    """Exit codes: 0 after SIGTERM or when the keeper is gone, 4 when memory must be locked and cannot be."""
+    config = msgspec.json.decode(sys.argv[1], type=Config)
+    logs.configure("agent", config.log_format, config.verbosity)
+    _protect_memory(config.require_locked_memory)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    trio.run(run, config)
+
+
+def _protect_memory(required: bool) -> None:
+    memory.make_undumpable()
+    if why := memory.lock_memory():
+        if required:
+            print(f"fusevol: memory cannot be locked: {why}", file=sys.stderr)
+            raise SystemExit(REFUSED)
+        log.warning("memory is not locked: Secrets may be swapped out", reason=why)
+
+
+async def run(config: Config) -> None:
+    """Until SIGTERM, or until the keeper is gone."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_leave_on_signal, nursery.cancel_scope)
+        publisher = Publisher(config.server_socket, config.mountpoint)
+        recorder = _recorder(config)
+        manager = VolumeManager(
+            node=config.node,
+            registry=default_registry(),
+            publisher=publisher,
+            state=StateDirectory(Path(config.state_dir)),
+            standing=StandingMounts(lambda: _mount_roots(config.mountpoint)),
+            tell=recorder,
+            now=lambda: datetime.now(UTC),
+        )
+        source = manager.source = _source(config, manager)
+        reporter = StatusReporter(manager, config.keeper_socket, config.mountpoint, config.source.__struct_config__.tag)
+        service = Service(Barrier(manager), reporter)
+        nursery.start_soon(manager.run)
+        nursery.start_soon(publisher.run, manager.connected, manager.disconnected)
+        nursery.start_soon(source.run)
+        nursery.start_soon(service.run, socket.socket(fileno=config.agent_fd))
+        await reporter.run()
+        nursery.cancel_scope.cancel()
+
+
+def _source(config: Config, manager: VolumeManager) -> Source:
+    # imported here: each source brings libraries that the other does without
+    if isinstance(config.source, ManifestsConfig):
+        from fusevol.agent.sources.manifests.source import ManifestSource
+
+        return ManifestSource(Path(config.source.directory), manager, config.node)
+    from fusevol.agent.sources.kubernetes.source import KubernetesSource
+
+    return KubernetesSource(config.source, manager, config.node)
+
+
+def _recorder(config: Config) -> Tell:
+    def tell(pod: PodRef, message: str) -> None:
+        log.warning("FailedMount", pod=str(pod), message=message)
+
+    return tell
+
+
+def _mount_roots(mountpoint: str) -> Iterator[tuple[int, str, str]]:
+    """In a thread: every mount of our device but the main one."""
+    if mount := mounts.find_mount(Path(mountpoint)):
+        yield from mounts.roots_on(mount.device)
+
+
+async def _leave_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
