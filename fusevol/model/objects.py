@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from fusevol.model.pod import LabelSelector
 from fusevol.model.refs import ObjectRef
 
 CONFIG_MAP = "ConfigMap"
@@ -20,6 +21,9 @@ SECRET_KINDS = frozenset({SECRET, SERVICE_ACCOUNT_TOKEN})
 
 TOKEN_KEY = "token"
 """The one key of a ServiceAccountToken."""
+
+TRUST_BUNDLE_KEY = "trustBundle"
+"""The one key of a ClusterTrustBundle: its PEM blocks, normalised by the source (KUBELET.md 8.2)."""
 
 
 class SecretBytes:
@@ -95,6 +99,23 @@ def token_ref(namespace: str, spec: TokenSpec) -> ObjectRef:
 
 def token_spec(ref: ObjectRef) -> TokenSpec:
     return msgspec.json.decode(ref.name, type=TokenSpec)
+
+
+class TrustBundleSpec(msgspec.Struct, frozen=True):
+    """The ClusterTrustBundles of a signer that match a selector (KUBELET.md 8.2): no selector matches nothing, an empty
+    one everything. Their ObjectRef's name carries both; a bundle chosen by name is known by that name."""
+
+    signer_name: str
+    label_selector: LabelSelector | None = None
+
+
+def signer_bundles_ref(spec: TrustBundleSpec) -> ObjectRef:
+    return ObjectRef(CLUSTER_TRUST_BUNDLE, "", msgspec.json.encode(spec, order="deterministic").decode())
+
+
+def signer_bundles_spec(ref: ObjectRef) -> TrustBundleSpec | None:
+    """None if the reference is to one bundle by its name."""
+    return msgspec.json.decode(ref.name, type=TrustBundleSpec) if ref.name.startswith("{") else None
 
 
 def node_ref(name: str) -> ObjectRef:

@@ -177,6 +177,7 @@ class Container(Api, frozen=True):
     volume_devices: list[VolumeMount] | None = None
     resources: ResourceRequirements | None = None
     security_context: SecurityContext | None = None
+    restart_policy: str = ""
 
 
 class PodSpec(Api, frozen=True):
@@ -187,6 +188,8 @@ class PodSpec(Api, frozen=True):
     init_containers: list[Container] | None = None
     ephemeral_containers: list[Container] | None = None
     security_context: PodSecurityContext | None = None
+    resources: ResourceRequirements | None = None
+    overhead: dict[str, str | int | float] | None = None
 
 
 class PodStatus(Api, frozen=True):

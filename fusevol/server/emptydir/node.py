@@ -1,0 +1,231 @@
+"""An inode of a backing directory, and what is done to it.
+
+Nothing is reached by a path: a name is one component below an open directory and never followed if it is a link, and
+an inode is reached by a descriptor of itself. So links that containers make lead nowhere from here, and an operation
+finds its inode whatever it is called by now.
+
+Whether the caller may is the kernel's decision (default_permissions); the server acts as itself. Therefore new objects
+are handed over to the caller at once, and set-user-id bits are cleared where the backing would do it for the caller.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from fusevol.model.errors import Backing, InvalidArgument, IsADirectory, NotADirectory, NotSupported, StaleNode
+from fusevol.server.emptydir.descriptors import Descriptor, refuse_reserved
+from fusevol.server.emptydir.files import EmptyDirDirectory, EmptyDirFile
+from fusevol.server.handles import FileHandle
+from fusevol.server.inodes import FOREVER, Attr, Caller, CrossVolume, Node, SetAttr, Statfs
+from fusevol.system import paths
+
+if TYPE_CHECKING:
+    from fusevol.server.emptydir.volume import EmptyDirVolume
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NEAR_ROOT_TIMEOUT = 1.0
+"""Seconds for which the kernel may trust the attributes of the volume's root and of what stands directly in it: so it
+notices when they were removed behind our back. Further down it trusts for ever, as all changes come through it."""
+
+_MODE_BITS = 0o7777
+_SET_ID_BITS = stat.S_ISUID | stat.S_ISGID
+
+
+def of_backing(operation: Callable[P, R]) -> Callable[P, R]:
+    """Turns the OSErrors of an operation on the backing directory into errors of the domain."""
+
+    @functools.wraps(operation)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return operation(*args, **kwargs)
+        except OSError as error:
+            raise Backing.of(error) from None
+
+    return wrapper
+
+
+def component(name: str) -> str:
+    """`name` if it is one component of a path. Raises InvalidArgument."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise InvalidArgument(name)
+    return name
+
+
+class EmptyDirNode(Node):
+    """An inode below the volume's root, or the root itself (`EmptyDirRoot`)."""
+
+    __slots__ = ("__weakref__", "_held", "_removed", "identity", "kind", "near_root", "volume")
+
+    def __init__(self, nodeid: int, volume: EmptyDirVolume, identity: bytes | tuple[int, int], kind: int) -> None:
+        super().__init__(nodeid)
+        self.volume = volume
+        self.identity = identity
+        self.kind = kind  # the S_IFMT bits: an inode never changes them
+        self.near_root = False
+        self._held: Descriptor | None = None
+        self._removed = False
+
+    # ---------------------------------------------------------------------------------------- finding the inode
+
+    def hold(self, descriptor: Descriptor) -> None:
+        """Keeps a descriptor of the inode until the node is forgotten: it cannot be found again otherwise."""
+        self._held = descriptor
+
+    def removed(self, descriptor: Descriptor) -> None:
+        """The last name went, at the kernel's request. Who has the inode as working directory, or by a descriptor of
+        /proc/self/fd, may still use it (TAKEOVER.md 6)."""
+        self._removed = True
+        self._held = descriptor
+        self.volume.recent.drop(self.nodeid)
+
+    def forgotten(self) -> None:
+        if self._removed:
+            self._held = None
+        self.volume.recent.drop(self.nodeid)
+
+    def descriptor(self) -> Descriptor:
+        """An O_PATH descriptor of the inode. Raises StaleNode if it was removed behind our back, OSError."""
+        descriptor = self._held or self.volume.reopen(self)
+        if not self._removed and not self.opens and os.fstat(descriptor.fd).st_nlink == 0:
+            # ESTALE makes the kernel look the name up again
+            self.volume.recent.drop(self.nodeid)
+            raise StaleNode(self.nodeid)
+        return descriptor
+
+    def _directory(self) -> Descriptor:
+        if self.kind != stat.S_IFDIR:
+            raise NotADirectory
+        return self.descriptor()
+
+    def _sibling(self, node: Node) -> EmptyDirNode:
+        """`node` as one of this volume. Raises CrossVolume."""
+        if not isinstance(node, EmptyDirNode) or node.volume is not self.volume:
+            raise CrossVolume
+        return node
+
+    # ---------------------------------------------------------------------------------------- every inode
+
+    @of_backing
+    def attributes(self) -> Attr:
+        status = os.fstat(self.descriptor().fd)
+        return Attr(
+            nodeid=self.nodeid,
+            mode=status.st_mode,
+            nlink=status.st_nlink,
+            uid=status.st_uid,
+            gid=status.st_gid,
+            size=status.st_size,
+            atime_ns=status.st_atime_ns,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+            blocks=status.st_blocks,
+            rdev=status.st_rdev,
+            block_size=status.st_blksize,
+            attr_timeout=NEAR_ROOT_TIMEOUT if self.near_root else FOREVER,
+        )
+
+    @of_backing
+    def setattr(self, changes: SetAttr, handle: FileHandle | None, caller: Caller) -> None:
+        descriptor = self.descriptor()
+        if changes.size is not None:
+            # by the handle: it may be writable where the file is not any more
+            if isinstance(handle, EmptyDirFile) and handle.writable:
+                os.ftruncate(handle.fd, changes.size)
+            else:
+                os.truncate(descriptor.path, changes.size)
+        if changes.uid is not None or changes.gid is not None:
+            os.chown(descriptor.path, _or_unchanged(changes.uid), _or_unchanged(changes.gid))
+        if changes.mode is not None:  # after chown, which clears set-user-id bits
+            os.chmod(descriptor.path, changes.mode & _MODE_BITS)
+        if changes.atime_ns is not None or changes.mtime_ns is not None:
+            paths.set_times(descriptor.path, changes.atime_ns, changes.mtime_ns)
+
+    @of_backing
+    def getxattr(self, name: str) -> bytes:
+        return os.getxattr(self.descriptor().path, name)
+
+    @of_backing
+    def listxattr(self) -> list[str]:
+        return os.listxattr(self.descriptor().path)
+
+    @of_backing
+    def setxattr(self, name: str, value: bytes) -> None:
+        os.setxattr(self.descriptor().path, name, value)
+
+    @of_backing
+    def removexattr(self, name: str) -> None:
+        os.removexattr(self.descriptor().path, name)
+
+    @of_backing
+    def statfs(self) -> Statfs:
+        status = os.fstatvfs(self.descriptor().fd)
+        return Statfs(
+            block_size=status.f_frsize,
+            blocks=status.f_blocks,
+            blocks_free=status.f_bfree,
+            blocks_available=status.f_bavail,
+            files=status.f_files,
+            files_free=status.f_ffree,
+            name_max=status.f_namemax,
+        )
+
+    # ---------------------------------------------------------------------------------------- links and files
+
+    @of_backing
+    def readlink(self) -> str:
+        return os.readlink("", dir_fd=self.descriptor().fd)
+
+    @of_backing
+    def open(self, flags: int, caller: Caller) -> EmptyDirFile:
+        """Only access mode and O_TRUNC reach the backing: offsets of O_APPEND are the kernel's (TAKEOVER.md 14), and it
+        sends FSYNC for O_SYNC."""
+        if self.kind == stat.S_IFDIR:
+            raise IsADirectory
+        if self.kind != stat.S_IFREG:
+            raise NotSupported  # the kernel opens fifos, sockets and devices itself
+        wanted = flags & (os.O_ACCMODE | os.O_TRUNC)
+        descriptor = self.volume.recent.open(os.open, self.descriptor().path, wanted | os.O_CLOEXEC)
+        if flags & os.O_TRUNC and caller.uid != 0:
+            _clear_set_id(descriptor)
+        return self._opened(descriptor, flags)
+
+    def _opened(self, descriptor: Descriptor, flags: int) -> EmptyDirFile:
+        fd = os.dup(descriptor.fd)
+        refuse_reserved(fd)
+        return EmptyDirFile(self, fd, flags)
+
+    # ---------------------------------------------------------------------------------------- directories
+
+    @of_backing
+    def opendir(self, caller: Caller) -> EmptyDirDirectory:
+        directory = self._directory()
+        fd = os.open(directory.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        refuse_reserved(fd)
+        return EmptyDirDirectory(self, fd)
+
+    @of_backing
+    def lookup(self, name: str, caller: Caller) -> EmptyDirNode:
+        return self.volume.child(self._directory().fd, component(name), self)
+
+    @of_backing
+    def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[EmptyDirNode, EmptyDirFile]:
+        directory = self._directory()
+        how = flags & os.O_ACCMODE | os.O_CREAT | os.O_EXCL
+        try:
+            made = self.volume.recent.open(
+                paths.open_beneath, directory.fd, component(name), how, mode & _MODE_BITS & ~caller.umask
+            )
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+            node = self.lookup(name, caller)  # the kernel did not know of it
+            return node, node.open(flags, caller)
+        node = self._hand_over(directory, name, os.unlink, mode & ~caller.umask, caller, os.O_PATH, made)
+        return node, self._opened(made, flags)
