@@ -43,8 +43,9 @@ SHOWN_HOLDERS = 50
 class Keeper:
     """Runs in one thread, the main one of its process.
 
-    `signals` is a descriptor from which the numbers of signals are read, one byte each. Whatever ends `run` but a kill,
-    children, mount and runtime directory are gone afterwards.
+    `signals` is a descriptor from which the numbers of signals are read, one byte each. When `run` returns or raises
+    UserError, children, mount and runtime directory are gone. A keeper that is killed leaves all of them, and the
+    server serves on.
     """
 
     def __init__(self, config: Config, programs: Programs, mount: Mount, signals: int, log: Log) -> None:
@@ -70,27 +71,30 @@ class Keeper:
         self._told: dict[str, Any] | None = None  # the agent's last state
         self._fresh = False  # told by the agent that lives now
 
-        self._stop_wanted = False
-        self._waiting: list[Connection] = []  # clients that want to know how stopping went
-        self._busy_said = False  # to somebody who sent a signal: the next one means it
+        self._signalled = False  # somebody wants us to stop by signal,
+        self._waiting: list[Connection] = []  # and these clients, who want to know how it went
+        self._busy_said = False  # to whoever sent a signal: the next one means it
         self._forced = False
         self._leaving = False
+        self._left = False
         self._exit_code: int | None = None
         self._failure: str | None = None
 
     def run(self) -> int:
         """Until it is told to stop. Returns the exit code; raises UserError where it could not begin or go on."""
+        self._open()
         try:
-            self._open()
             self._start_server()
-            while self._exit_code is None:
-                self._loop.turn(self._next_deadline())
-                self._do_what_is_due()
-                if self._stop_wanted and self._exit_code is None:
-                    self._try_to_stop()
-        finally:
+        except (UserError, OSError) as error:
+            self._fail(error.exit_code if isinstance(error, UserError) else 1, str(error))
+        while self._exit_code is None:
+            self._loop.turn(self._next_deadline())
+            self._do_what_is_due()
+            if (self._signalled or self._waiting) and self._exit_code is None:
+                self._try_to_stop()
+        if not self._left:
             self._leave(detach=True)
-            self._close()
+        self._close()
         if self._failure is not None:
             raise UserError(self._failure, self._exit_code)
         return self._exit_code
@@ -113,11 +117,13 @@ class Keeper:
         self._server_socket = listen(instance.server_socket)
         self._agent_socket = listen(instance.agent_socket)
         self._clients = Clients(self._loop, listen(instance.keeper_socket), self._handle)
-        self._loop.watch(self._signals, self._signalled)
+        self._loop.watch(self._signals, self._receive_signals)
 
     def _close(self) -> None:
+        self._clients.close()
+        self._server_socket.close()
+        self._agent_socket.close()
         self._loop.close()
-        shutil.rmtree(self._instance.directory, ignore_errors=True)
 
     # -------------------------------------------------------------------------------------------- server and agent
 
@@ -152,7 +158,7 @@ class Keeper:
         notify("READY=1", f"STATUS=serving {where}")
         if not self._served:
             self._served = True
-            self._start_agent()
+            self._start_again(self._agent, self._start_agent)
 
     def _forget_ready(self) -> None:
         if self._ready_fd is not None:
@@ -165,12 +171,14 @@ class Keeper:
         self._forget_ready()
         if self._leaving:
             return
+        if not self._served:
+            self._early_deaths += 1
         if code == REFUSED:
             self._fail(REFUSED, None)
         elif code == 0 and not self._mount.stands():
             self._log.warning(f"{self._config.mountpoint} was unmounted by somebody else: leaving")
             self._exit_code = 0
-        elif not self._served and (self._early_deaths := self._early_deaths + 1) >= EARLY_DEATHS:
+        elif not self._served and self._early_deaths >= EARLY_DEATHS:
             what = f"the server died {EARLY_DEATHS} times before it ever served {self._config.mountpoint}"
             self._fail(1, f"{what} (the last time: {how_it_ended(code)})")
         else:
@@ -202,7 +210,8 @@ class Keeper:
             self._fail(REFUSED, None)
             return
         delay = self._start_later(self._agent, lived)
-        self._log.error(f"the agent died ({how_it_ended(code)}): volumes stay as they are; it is started again{_in(delay)}")
+        how = how_it_ended(code)
+        self._log.error(f"the agent died ({how}): volumes stay as they are; it is started again{_in(delay)}")
 
     def _reap(self, child: Child) -> int:
         assert child.pidfd is not None
@@ -249,7 +258,6 @@ class Keeper:
                 self._clients.answer(client, self.status())
             case "stop":
                 self._waiting.append(client)
-                self._stop_wanted = True
             case "state" if client.pid == self._agent.pid and isinstance(request.get("state"), dict):
                 self._told, self._fresh = request["state"], True
             case _:
@@ -269,23 +277,23 @@ class Keeper:
 
     # -------------------------------------------------------------------------------------------- stopping
 
-    def _signalled(self) -> None:
+    def _receive_signals(self) -> None:
         for number in os.read(self._signals, 64):
             if number in (signal.SIGTERM, signal.SIGINT):
                 # also while we are leaving: whoever sends a second one does not want to wait
                 self._forced = self._busy_said or self._leaving
-                self._busy_said = False
-                self._stop_wanted = True
+                self._signalled = True
 
     def _try_to_stop(self) -> None:
         """Leaves if nobody stands on the mount, or if that is what a second signal wants."""
-        self._stop_wanted = False
         if not self._forced:
             holding = self._mount.holders(self._own_processes())
             if holding:
                 self._say_busy(holding)
                 return
         notify("STOPPING=1", f"STATUS=leaving {self._config.mountpoint}")
+        if self._forced:
+            self._log.warning(f"detaching {self._config.mountpoint}: who still stands on it gets ENOTCONN")
         try:
             self._leave(detach=self._forced)
         except MountBusy:
@@ -298,54 +306,50 @@ class Keeper:
     def _say_busy(self, holding: list[Holder]) -> None:
         for client in self._waiting:
             self._clients.answer(client, {"busy": [holder._asdict() for holder in holding]})
-        signalled, self._waiting = not self._waiting, []
         for holder in holding[:SHOWN_HOLDERS]:
             self._log.warning(f"in use by pid {holder.pid} ({holder.command}): {holder.path}")
         more = f" ({len(holding) - SHOWN_HOLDERS} more)" if len(holding) > SHOWN_HOLDERS else ""
-        advice = "; a second signal detaches it and leaves" if signalled else ""
+        advice = "; a second signal detaches it and leaves" if self._signalled else ""
         self._log.warning(f"{self._config.mountpoint} is in use{more} and stays mounted{advice}")
         notify(f"STATUS={self._config.mountpoint} is in use and stays mounted")
-        self._busy_said = self._busy_said or signalled
+        self._busy_said = self._busy_said or self._signalled
+        self._signalled, self._waiting = False, []
 
     def _own_processes(self) -> list[int]:
         return [pid for pid in (self._server.pid, self._agent.pid) if pid is not None]
 
     def _leave(self, detach: bool) -> None:
-        """Agent, mount, server, in this order. Raises MountBusy when only the agent has gone. Harmless when repeated."""
+        """Agent, mount, server, in this order. Raises MountBusy when the mount is still there and only the agent gone."""
         self._leaving = True
         self._server.due = self._agent.due = None
-        self._end(self._agent, told=True)
+        self._end(self._agent, by_itself=False)
+        detach = detach or self._forced or self._server.pid is None
         if self._mount.stands():
-            detach = detach or self._forced or self._server.pid is None
             try:
                 self._mount.remove(detach)
             except MountBusy:
                 self._leaving = False
                 raise
-        if detach and self._served:
-            self._log.warning(f"{self._config.mountpoint} is detached: who still stands on it gets ENOTCONN")
         # without a mount the server leaves by itself, but not while somebody stands on what was detached
-        self._end(self._server, told=detach)
+        self._end(self._server, by_itself=not detach)
         if self._lock_fd is not None:
             os.close(self._lock_fd)
-            self._lock_fd = None
         shutil.rmtree(self._instance.directory, ignore_errors=True)
         for client in self._waiting:
             self._clients.answer(client, {"stopped": True})
-        self._waiting = []
         self._clients.flush(1.0)
+        self._left = True
 
-    def _end(self, child: Child, *, told: bool) -> None:
-        """Waits until it has gone: by itself if it is not `told` to, told to, killed. A signal shortens the waiting."""
-        impatient = self._forced
+    def _end(self, child: Child, *, by_itself: bool) -> None:
+        """Waits until it has gone: by itself, when told, killed. A signal that comes meanwhile shortens the waiting."""
+        forced = self._forced
 
-        def gone() -> bool:
-            return child.pid is None or (self._forced and not impatient)
+        def gone_or_hurry() -> bool:
+            return child.pid is None or self._forced is not forced
 
-        for number in (None, signal.SIGTERM) if not told else (signal.SIGTERM,):
-            if number is not None:
-                child.signal(number)
-            self._loop.until(gone, GRACE)
+        if not (by_itself and self._loop.until(gone_or_hurry, GRACE)):
+            child.signal(signal.SIGTERM)
+            self._loop.until(gone_or_hurry, GRACE)
         if child.pid is not None:
             self._log.warning(f"the {child.name} does not leave: killing it")
             child.signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Path system calls that Python lacks: openat2 below a directory, renameat2, utimensat with omitted times, getdents64."""
+"""System calls on paths that Python lacks: openat2 below a directory, renameat2, utimensat, getdents64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _RESOLVE_BENEATH = 0x08
 _RESOLVE = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
 _OPEN_HOW = struct.Struct("QQQ")  # flags, mode, resolve
 
-_DIRENT = struct.Struct("=QqH")  # the head of struct linux_dirent64: inode, offset behind the entry, bytes of the record
+_DIRENT = struct.Struct(
+    "=QqH"
+)  # the head of struct linux_dirent64: inode, offset behind the entry, bytes of the record
 _DIRENT_NAME = 19  # bytes before d_name: the head and one of type
 
 _AT_FDCWD = -100

@@ -79,10 +79,9 @@ class RecentDescriptors:
         return Descriptor(function(*args, **kwargs))
 
 
-def refuse_reserved(fd: int) -> None:
-    """Closes a container's file, which would take one of the last descriptors, and raises ENFILE."""
+def refuse_reserved(opened: Descriptor) -> None:
+    """Raises ENFILE for a container's file whose descriptor is one of the last; it closes with its last reference."""
     # numbers are given out from below, so a high one says how many there are
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit != resource.RLIM_INFINITY and fd >= limit - min(RESERVE, limit // 4):
-        os.close(fd)
+    if limit != resource.RLIM_INFINITY and opened.fd >= limit - min(RESERVE, limit // 4):
         raise Backing(os.strerror(errno.ENFILE), errno.ENFILE)

@@ -17,9 +17,17 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from fusevol.model.errors import Backing, InvalidArgument, IsADirectory, NotADirectory, NotSupported, StaleNode
+from fusevol.model.errors import (
+    Backing,
+    InvalidArgument,
+    IsADirectory,
+    NotADirectory,
+    NotSupported,
+    StaleNode,
+)
 from fusevol.server.emptydir.descriptors import Descriptor, refuse_reserved
 from fusevol.server.emptydir.files import EmptyDirDirectory, EmptyDirFile
+from fusevol.server.emptydir.ownership import MODE_BITS, clear_set_id, hand_over, undone
 from fusevol.server.handles import FileHandle
 from fusevol.server.inodes import FOREVER, Attr, Caller, CrossVolume, Node, SetAttr, Statfs
 from fusevol.system import paths
@@ -33,9 +41,6 @@ R = TypeVar("R")
 NEAR_ROOT_TIMEOUT = 1.0
 """Seconds for which the kernel may trust the attributes of the volume's root and of what stands directly in it: so it
 notices when they were removed behind our back. Further down it trusts for ever, as all changes come through it."""
-
-_MODE_BITS = 0o7777
-_SET_ID_BITS = stat.S_ISUID | stat.S_ISGID
 
 
 def of_backing(operation: Callable[P, R]) -> Callable[P, R]:
@@ -75,8 +80,12 @@ class EmptyDirNode(Node):
     # ---------------------------------------------------------------------------------------- finding the inode
 
     def hold(self, descriptor: Descriptor) -> None:
-        """Keeps a descriptor of the inode until the node is forgotten: it cannot be found again otherwise."""
+        """Keeps a descriptor of the inode for as long as the node lives: it cannot be found again otherwise."""
         self._held = descriptor
+
+    def let_go(self) -> None:
+        """The volume is gone."""
+        self._held = None
 
     def removed(self, descriptor: Descriptor) -> None:
         """The last name went, at the kernel's request. Who has the inode as working directory, or by a descriptor of
@@ -86,8 +95,6 @@ class EmptyDirNode(Node):
         self.volume.recent.drop(self.nodeid)
 
     def forgotten(self) -> None:
-        if self._removed:
-            self._held = None
         self.volume.recent.drop(self.nodeid)
 
     def descriptor(self) -> Descriptor:
@@ -137,13 +144,13 @@ class EmptyDirNode(Node):
         if changes.size is not None:
             # by the handle: it may be writable where the file is not any more
             if isinstance(handle, EmptyDirFile) and handle.writable:
-                os.ftruncate(handle.fd, changes.size)
+                os.ftruncate(handle.descriptor.fd, changes.size)
             else:
                 os.truncate(descriptor.path, changes.size)
         if changes.uid is not None or changes.gid is not None:
             os.chown(descriptor.path, _or_unchanged(changes.uid), _or_unchanged(changes.gid))
         if changes.mode is not None:  # after chown, which clears set-user-id bits
-            os.chmod(descriptor.path, changes.mode & _MODE_BITS)
+            os.chmod(descriptor.path, changes.mode & MODE_BITS)
         if changes.atime_ns is not None or changes.mtime_ns is not None:
             paths.set_times(descriptor.path, changes.atime_ns, changes.mtime_ns)
 
@@ -190,42 +197,117 @@ class EmptyDirNode(Node):
             raise IsADirectory
         if self.kind != stat.S_IFREG:
             raise NotSupported  # the kernel opens fifos, sockets and devices itself
-        wanted = flags & (os.O_ACCMODE | os.O_TRUNC)
-        descriptor = self.volume.recent.open(os.open, self.descriptor().path, wanted | os.O_CLOEXEC)
+        wanted = flags & (os.O_ACCMODE | os.O_TRUNC) | os.O_CLOEXEC
+        opened = self.volume.recent.open(os.open, self.descriptor().path, wanted)
+        refuse_reserved(opened)
         if flags & os.O_TRUNC and caller.uid != 0:
-            _clear_set_id(descriptor)
-        return self._opened(descriptor, flags)
-
-    def _opened(self, descriptor: Descriptor, flags: int) -> EmptyDirFile:
-        fd = os.dup(descriptor.fd)
-        refuse_reserved(fd)
-        return EmptyDirFile(self, fd, flags)
+            clear_set_id(opened)
+        return EmptyDirFile(self, opened, flags)
 
     # ---------------------------------------------------------------------------------------- directories
 
     @of_backing
     def opendir(self, caller: Caller) -> EmptyDirDirectory:
-        directory = self._directory()
-        fd = os.open(directory.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        refuse_reserved(fd)
-        return EmptyDirDirectory(self, fd)
+        opened = self.volume.recent.open(os.open, self._directory().path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        refuse_reserved(opened)
+        return EmptyDirDirectory(self, opened)
 
     @of_backing
     def lookup(self, name: str, caller: Caller) -> EmptyDirNode:
-        return self.volume.child(self._directory().fd, component(name), self)
+        return self.volume.child(self._directory(), component(name), self)
 
     @of_backing
     def create(self, name: str, mode: int, flags: int, caller: Caller) -> tuple[EmptyDirNode, EmptyDirFile]:
         directory = self._directory()
         how = flags & os.O_ACCMODE | os.O_CREAT | os.O_EXCL
         try:
-            made = self.volume.recent.open(
-                paths.open_beneath, directory.fd, component(name), how, mode & _MODE_BITS & ~caller.umask
-            )
+            opened = self.volume.recent.open(paths.open_beneath, directory.fd, component(name), how, mode & MODE_BITS)
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
             node = self.lookup(name, caller)  # the kernel did not know of it
             return node, node.open(flags, caller)
-        node = self._hand_over(directory, name, os.unlink, mode & ~caller.umask, caller, os.O_PATH, made)
-        return node, self._opened(made, flags)
+        with undone(os.unlink, directory, name):
+            refuse_reserved(opened)
+            hand_over(opened, directory, mode, caller)
+            descriptor = self.volume.recent.open(os.open, opened.path, os.O_PATH | os.O_CLOEXEC)
+            return (node := self.volume.node(descriptor, self)), EmptyDirFile(node, opened, flags)
+
+    @of_backing
+    def mkdir(self, name: str, mode: int, caller: Caller) -> EmptyDirNode:
+        directory = self._directory()
+        os.mkdir(component(name), mode & MODE_BITS, dir_fd=directory.fd)
+        return self._made(directory, name, mode, caller, os.rmdir)
+
+    @of_backing
+    def mknod(self, name: str, mode: int, rdev: int, caller: Caller) -> EmptyDirNode:
+        if (stat.S_ISBLK(mode) or stat.S_ISCHR(mode)) and caller.uid != 0:
+            raise Backing(os.strerror(errno.EPERM), errno.EPERM)  # the kernel asked for CAP_MKNOD already
+        directory = self._directory()
+        os.mknod(component(name), mode, rdev, dir_fd=directory.fd)
+        return self._made(directory, name, mode, caller, os.unlink)
+
+    @of_backing
+    def symlink(self, name: str, target: str, caller: Caller) -> EmptyDirNode:
+        directory = self._directory()
+        os.symlink(target, component(name), dir_fd=directory.fd)
+        return self._made(directory, name, 0, caller, os.unlink)
+
+    def _made(
+        self, directory: Descriptor, name: str, mode: int, caller: Caller, undo: Callable[..., None]
+    ) -> EmptyDirNode:
+        with undone(undo, directory, name):
+            descriptor = self.volume.find(directory, name)
+            hand_over(descriptor, directory, mode, caller)
+            return self.volume.node(descriptor, self)
+
+    @of_backing
+    def link(self, node: Node, name: str, caller: Caller) -> EmptyDirNode:
+        source = self._sibling(node)
+        os.link(source.descriptor().path, component(name), dst_dir_fd=self._directory().fd, follow_symlinks=True)
+        return source
+
+    @of_backing
+    def unlink(self, name: str, caller: Caller) -> None:
+        directory = self._directory()
+        victim = self.volume.find(directory, component(name))
+        os.unlink(name, dir_fd=directory.fd)
+        self.volume.removed(victim)
+
+    @of_backing
+    def rmdir(self, name: str, caller: Caller) -> None:
+        directory = self._directory()
+        victim = self.volume.find(directory, component(name))
+        os.rmdir(name, dir_fd=directory.fd)
+        self.volume.removed(victim)
+
+    @of_backing
+    def rename(self, name: str, new_parent: Node, new_name: str, flags: int, caller: Caller) -> None:
+        if flags & ~(paths.RENAME_NOREPLACE | paths.RENAME_EXCHANGE):
+            raise InvalidArgument(flags)
+        target = self._sibling(new_parent)
+        source_directory, target_directory = self._directory(), target._directory()
+        try:
+            victim = None if flags else self.volume.find(target_directory, component(new_name))
+        except FileNotFoundError:
+            victim = None
+        paths.rename(source_directory.fd, component(name), target_directory.fd, component(new_name), flags)
+        if victim is not None:
+            self.volume.removed(victim)
+
+
+class EmptyDirRoot(EmptyDirNode):
+    """The volume's root: the same node whatever becomes of the backing directory."""
+
+    __slots__ = ()
+
+    def __init__(self, nodeid: int, volume: EmptyDirVolume) -> None:
+        super().__init__(nodeid, volume, b"", stat.S_IFDIR)
+        self.near_root = True
+
+    def descriptor(self) -> Descriptor:
+        return self.volume.top()
+
+
+def _or_unchanged(number: int | None) -> int:
+    return -1 if number is None else number

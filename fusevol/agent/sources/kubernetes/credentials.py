@@ -90,6 +90,7 @@ class Credentials:
     when server, CA, certificate or key do."""
 
     server: str
+    authority: str
     host: str
     port: int
     server_name: str
@@ -152,6 +153,7 @@ def credentials(wire: Wire) -> Credentials:
     )
     return Credentials(
         server=wire.server,
+        authority=url.netloc.rpartition("@")[2],
         host=url.hostname,
         port=url.port or 443,
         server_name=wire.tls_server_name or url.hostname,

@@ -140,26 +140,33 @@ class _Composer:
             if event.anchor not in self._anchors:
                 raise Malformed("an alias of an anchor that is not there", line)
             return self._anchors[event.anchor]
-        node = _Node(line, None)
+        node = _Node(line, self._content(event, line, depth))
         if event.anchor is not None:
+            # only now: an alias within what it names would have no end
             self._anchors[event.anchor] = node
-        if isinstance(event, yaml.ScalarEvent):
-            node.value = _scalar(event, line)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            node.value = []
-            while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-                node.value.append(self._node(event, depth + 1))
-        else:
-            node.value = _Pairs()
-            while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-                key = self._node(event, depth + 1)
-                node.value.append((key, self._node(next(self._events), depth + 1)))
         return node
 
-    def _value(self, node: _Node, path: Path) -> Any:
+    def _content(self, event: Any, line: int, depth: int) -> Any:
+        if isinstance(event, yaml.ScalarEvent):
+            return _scalar(event, line)
+        if isinstance(event, yaml.SequenceStartEvent):
+            items = []
+            while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+                items.append(self._node(event, depth + 1))
+            return items
+        pairs = _Pairs()
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key = self._node(event, depth + 1)
+            pairs.append((key, self._node(next(self._events), depth + 1)))
+        return pairs
+
+    def _spend(self, node: _Node) -> None:
         self._nodes -= 1
         if self._nodes < 0:
             raise Malformed(f"more than {MAX_NODES} values", node.line)
+
+    def _value(self, node: _Node, path: Path) -> Any:
+        self._spend(node)
         if len(path) > MAX_DEPTH:
             raise Malformed("nested too deeply", node.line)
         self._lines.setdefault(path, node.line)
@@ -185,6 +192,7 @@ class _Composer:
 
     def _merged(self, node: _Node, path: Path) -> dict[str, Any]:
         """`<<: *anchor`, or a list of them: earlier ones win, the mapping's own keys most of all."""
+        self._spend(node)
         if isinstance(node.value, _Pairs):
             return self._mapping(node.value, path)
         if not isinstance(node.value, list):

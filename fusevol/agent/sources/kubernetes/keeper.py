@@ -1,0 +1,126 @@
+"""What the keepers of referenced objects have in common: what was told of an object last, and being interrupted.
+
+A keeper is one task that keeps one object delivered. All that it tells of its object passes through its Teller under
+the keeper's lock, in the order in which it learned it: a newer version is never overtaken by an older.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import structlog
+import trio
+
+from fusevol.agent.sources.source import Sink
+from fusevol.model.objects import DeliveredObject
+from fusevol.model.refs import ObjectRef
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+class Keeper(Protocol):
+    """Of one referenced object."""
+
+    async def run(self) -> None:
+        """Keeps the object delivered until `stop`."""
+
+    def stop(self) -> None:
+        """The end of `run`, soon: a delivery under way is finished."""
+
+    def redeliver(self) -> None:
+        """The object is to be delivered again, even if unchanged, as soon as it can be had."""
+
+    async def refresh(self) -> None:
+        """Returns when the newest state is delivered. Raises Disconnected where it cannot be had for now; what the API
+        server refuses is told to the sink."""
+
+
+class Interrupted(Exception):
+    """A keeper's waiting was ended by `interrupt`."""
+
+
+class Interruption:
+    """Ends the waiting of a task, and nothing but the waiting: never a delivery under way."""
+
+    def __init__(self) -> None:
+        self._scope: trio.CancelScope | None = None
+        self._pending = False
+
+    def interrupt(self) -> None:
+        self._pending = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def wait(self, waiting: Awaitable[T]) -> T:
+        """The result; or raises Interrupted if `interrupt` was called meanwhile or since the last time."""
+        with trio.CancelScope() as self._scope:
+            if self._pending:
+                self._scope.cancel()
+            try:
+                result = await waiting
+            finally:
+                self._scope = None
+            if not self._pending:
+                return result
+        self._pending = False
+        raise Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    uid: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    message: str
+
+
+class Teller:
+    """Tells the sink what is new of one object, and nothing twice."""
+
+    def __init__(self, sink: Sink, ref: ObjectRef) -> None:
+        self._sink = sink
+        self.ref = ref
+        self.told: Present | Missing | Failed | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the object has been answered for: it was there or certainly not."""
+        return isinstance(self.told, Present | Missing)
+
+    def forget(self) -> None:
+        """What is told next is new, whatever it is."""
+        self.told = None
+
+    async def present(self, delivered: DeliveredObject) -> None:
+        """Returns when the sink has it; its values are wiped then."""
+        told = Present(delivered.uid, delivered.version)
+        try:
+            if told != self.told:
+                await self._sink.deliver_object(delivered)
+                self.told = told
+        finally:
+            for value in delivered.data.values():
+                value.wipe()
+
+    def missing(self) -> None:
+        if self.told != Missing():
+            self.told = Missing()
+            self._sink.object_missing(self.ref)
+
+    def failed(self, message: str) -> None:
+        if self.told != Failed(message):
+            self.told = Failed(message)
+            log.warning("object_failed", object=str(self.ref), error=message)
+            self._sink.object_failed(self.ref, message)
