@@ -185,7 +185,7 @@ class Keeper:
             delay = self._start_later(self._server, lived)
             self._log.error(
                 f"the server died ({how_it_ended(code)}): all volumes answer ENOTCONN until {self._config.mountpoint} "
-                f"is mounted afresh{_in(delay)}; containers keep the dead mount until they are started again"
+                f"is mounted afresh, {_in(delay)}; containers keep the dead mount until they are started again"
             )
 
     def _start_agent(self) -> None:
@@ -211,7 +211,7 @@ class Keeper:
             return
         delay = self._start_later(self._agent, lived)
         how = how_it_ended(code)
-        self._log.error(f"the agent died ({how}): volumes stay as they are; it is started again{_in(delay)}")
+        self._log.error(f"the agent died ({how}): volumes stay as they are; it is started again {_in(delay)}")
 
     def _reap(self, child: Child) -> int:
         assert child.pidfd is not None
@@ -244,7 +244,7 @@ class Keeper:
             start()
         except (UserError, OSError) as error:
             delay = self._start_later(child, 0.0)
-            self._log.error(f"the {child.name} cannot be started: {error}; next attempt{_in(delay)}")
+            self._log.error(f"the {child.name} cannot be started: {error}; the next attempt comes {_in(delay)}")
 
     def _fail(self, exit_code: int, message: str | None) -> None:
         """`message` None: the child has said it."""
@@ -319,7 +319,7 @@ class Keeper:
         return [pid for pid in (self._server.pid, self._agent.pid) if pid is not None]
 
     def _leave(self, detach: bool) -> None:
-        """Agent, mount, server, in this order. Raises MountBusy when the mount is still there and only the agent gone."""
+        """Agent, mount, server, in this order. Raises MountBusy: the mount is still there and only the agent gone."""
         self._leaving = True
         self._server.due = self._agent.due = None
         self._end(self._agent, by_itself=False)
@@ -330,6 +330,9 @@ class Keeper:
             except MountBusy:
                 self._leaving = False
                 raise
+            except UserError as error:
+                self._log.error(str(error))
+                detach = True
         # without a mount the server leaves by itself, but not while somebody stands on what was detached
         self._end(self._server, by_itself=not detach)
         if self._lock_fd is not None:
@@ -357,4 +360,4 @@ class Keeper:
 
 
 def _in(delay: float) -> str:
-    return f" in {delay:g} s" if delay else " at once"
+    return f"in {delay:g} s" if delay else "at once"

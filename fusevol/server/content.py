@@ -64,8 +64,10 @@ class ContentStore:
     def __init__(self) -> None:
         self._objects: dict[ObjectRef, _Stored] = {}
 
-    def __len__(self) -> int:
-        return len(self._objects)
+    @property
+    def refs(self) -> tuple[ObjectRef, ...]:
+        """The objects that are here."""
+        return tuple(self._objects)
 
     def put(self, ref: ObjectRef, version: str, data: Mapping[str, memoryview]) -> None:
         """Copies the values. A key whose bytes are those of the version before shares its memory."""

@@ -63,7 +63,7 @@ class ControlServer:
     async def _connection(self, stream: trio.SocketStream) -> None:
         try:
             await self._converse(stream)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError, ConnectionError):
             pass  # it went, or a newer agent took over
         except ProtocolError as error:
             log.warning("control connection closed: %s", error)
@@ -121,7 +121,15 @@ class ControlServer:
         if older is not None and older is not stream:
             log.info("another agent takes over")
             await trio.aclose_forcefully(older)
-        return messages.Welcome(messages.VERSION, self._digest_key, self._incarnation, self._volumes.pods)
+        volumes = self._volumes
+        return messages.Welcome(
+            version=messages.VERSION,
+            digest_key=self._digest_key,
+            incarnation=self._incarnation,
+            pods=volumes.pods,
+            names=volumes.names,
+            objects=volumes.contents.refs,
+        )
 
     def _confirm_writer(self) -> Reply:
         if self._volumes.writer.confirmed:

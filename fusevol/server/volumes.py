@@ -92,6 +92,16 @@ class Volumes:
     def pods(self) -> tuple[str, ...]:
         return tuple(self._pods.children)
 
+    @property
+    def names(self) -> dict[tuple[str, str], str]:
+        """(namespace, name) → uid, as `by-name` shows it."""
+        return {
+            (namespace, name): link.readlink().rpartition("/")[2]
+            for namespace, names in self._names.children.items()
+            if isinstance(names, Directory)
+            for name, link in names.children.items()
+        }
+
     def add_pod(self, uid: str) -> None:
         self._plugins(uid)
 

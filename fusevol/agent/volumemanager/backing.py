@@ -18,9 +18,9 @@ from pathlib import Path
 
 import structlog
 
-from fusevol.model.errors import VolumeError
 from fusevol.model.refs import VolumeRef, escaped
 from fusevol.model.tree import EmptyDir
+from fusevol.system import tmpfs
 
 log = structlog.get_logger()
 
@@ -42,11 +42,10 @@ class StateDirectory:
 
     def set_up(self, ref: VolumeRef, plan: EmptyDir) -> Path:
         """The backing directory, with the planned mode and group. An existing one that was set up is left as it is."""
-        if plan.medium:
-            raise VolumeError(f"medium {plan.medium} is not served")
         data, ready = self.data(ref), self._ready(ref)
+        in_memory = plan.medium == "Memory"
         if ready.exists():
-            if data.is_dir():
+            if tmpfs.is_tmpfs(data) if in_memory else data.is_dir():
                 return data
             log.warning("the ready file exists, but the volume directory does not: set up again", volume=str(ref))
             ready.unlink()
@@ -54,6 +53,8 @@ class StateDirectory:
             directory.mkdir(0o750, parents=True, exist_ok=True)
         data.parent.mkdir(0o755, exist_ok=True)
         data.mkdir(exist_ok=True)
+        if in_memory and not tmpfs.is_tmpfs(data):
+            tmpfs.mount_tmpfs(data, plan.size_limit)
         if plan.gid:
             os.chown(data, -1, plan.gid)
         data.chmod(plan.mode)  # after mkdir because of the umask, after chown because that clears the setgid bit
@@ -68,8 +69,11 @@ class StateDirectory:
         remove_tree(self._ready(ref).parent)
 
     def remove_data(self, ref: VolumeRef) -> None:
-        """The last step of a tear down."""
-        remove_tree(self.data(ref))
+        """The last step of a tear down. The medium is seen by what stands there (KUBELET.md 5.8)."""
+        data = self.data(ref)
+        while tmpfs.is_tmpfs(data):
+            tmpfs.detach_tmpfs(data)
+        remove_tree(data)
 
     def remove_pod(self, uid: str) -> None:
         """Removes the Pod's directories, as far as they are empty."""

@@ -66,7 +66,7 @@ class EmptyDirVolume:
             top = self.recent.open(os.open, self._backing, flags)
         except FileNotFoundError:
             log.warning("%s was removed: made anew, empty", self._backing)
-            os.makedirs(os.path.dirname(self._backing), 0o750, exist_ok=True)
+            _make_parents(self._backing)
             os.mkdir(self._backing, 0o700)
             top = self.recent.open(os.open, self._backing, flags)
             with contextlib.suppress(PermissionError):  # an ordinary user's server may not give it away
@@ -127,3 +127,11 @@ class EmptyDirVolume:
             return handles.of_descriptor(descriptor.fd), status.st_mode
         # what is mounted below the backing directory has handles of its own, which would lead elsewhere here
         return (status.st_dev, status.st_ino), status.st_mode
+
+
+def _make_parents(path: str) -> None:
+    """As os.makedirs, but all that is missing gets mode 0750: the server has no umask."""
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        _make_parents(parent)
+        os.mkdir(parent, 0o750)

@@ -1,0 +1,1 @@
+"""Engines translate between the kernel's requests and `FileSystem`; they decide nothing."""

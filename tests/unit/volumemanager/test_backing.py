@@ -8,6 +8,7 @@ import pytest
 from fusevol.agent.volumemanager.backing import StateDirectory, remove_tree
 from fusevol.model.refs import VolumeRef
 from fusevol.model.tree import EmptyDir
+from fusevol.system import tmpfs
 
 REF = VolumeRef("u1", "kubernetes.io/empty-dir", "scratch")
 
@@ -115,3 +116,36 @@ def test_a_mount_is_not_crossed(tmp_path: Path) -> None:
         assert (top / "mnt/precious").exists()
     finally:
         assert os.system(f"umount {top}/mnt") == 0
+
+
+def test_medium_memory_is_a_tmpfs_of_the_planned_size(state: StateDirectory) -> None:
+    if os.geteuid():
+        pytest.skip("needs root to mount a tmpfs")
+    plan = EmptyDir(medium="Memory", mode=0o1777, size_limit=1 << 20)
+    data = state.set_up(REF, plan)
+    try:
+        figures = os.statvfs(data)
+        assert figures.f_blocks * figures.f_frsize == 1 << 20
+        assert mode(data) == 0o1777
+        (data / "file").write_text("kept")
+        assert state.set_up(REF, plan) == data
+        assert (data / "file").read_text() == "kept"
+        with pytest.raises(OSError, match="No space left"):
+            (data / "large").write_bytes(bytes(2 << 20))
+    finally:
+        state.unset_ready(REF)
+        state.remove_data(REF)
+    assert not data.exists()
+
+
+def test_a_ready_file_without_its_tmpfs_does_not_stop_set_up(state: StateDirectory) -> None:
+    """After a reboot the directory and the ready file are there, the tmpfs is not."""
+    if os.geteuid():
+        pytest.skip("needs root to mount a tmpfs")
+    plan = EmptyDir(medium="Memory", mode=0o1777, size_limit=1 << 20)
+    data = state.set_up(REF, plan)
+    tmpfs.detach_tmpfs(data)
+    assert not tmpfs.is_tmpfs(data)
+    state.set_up(REF, plan)
+    assert tmpfs.is_tmpfs(data)
+    state.remove_data(REF)

@@ -6,9 +6,10 @@ the keeper's lock, in the order in which it learned it: a newer version is never
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 import trio
@@ -16,8 +17,6 @@ import trio
 from fusevol.agent.sources.source import Sink
 from fusevol.model.objects import DeliveredObject
 from fusevol.model.refs import ObjectRef
-
-T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -39,35 +38,35 @@ class Keeper(Protocol):
         server refuses is told to the sink."""
 
 
-class Interrupted(Exception):
-    """A keeper's waiting was ended by `interrupt`."""
-
-
 class Interruption:
-    """Ends the waiting of a task, and nothing but the waiting: never a delivery under way."""
+    """Cancels what a task does, but for what it holds: a delivery under way is finished first."""
 
     def __init__(self) -> None:
-        self._scope: trio.CancelScope | None = None
+        self._scope = trio.CancelScope()
+        self._holding = False
         self._pending = False
 
     def interrupt(self) -> None:
         self._pending = True
-        if self._scope is not None:
+        if not self._holding:
             self._scope.cancel()
 
-    async def wait(self, waiting: Awaitable[T]) -> T:
-        """The result; or raises Interrupted if `interrupt` was called meanwhile or since the last time."""
+    async def run(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Until the function returns or `interrupt` is called; at once if it has been called since the last time."""
         with trio.CancelScope() as self._scope:
+            if not self._pending:
+                await function()
+        self._pending = False
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
             if self._pending:
                 self._scope.cancel()
-            try:
-                result = await waiting
-            finally:
-                self._scope = None
-            if not self._pending:
-                return result
-        self._pending = False
-        raise Interrupted
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ deliver, watch from its resourceVersion; a watch that ends is resumed where it w
 that point (410) the cycle begins anew, and what has not changed is not delivered again. A name that does not exist is
 watched from resourceVersion 0, and delivered when it is created. The watch of an immutable object goes on too: it costs
 little and shows when the object is deleted and made anew (unlike KUBELET.md 12.8).
+
+What the API server refuses is the GET's to tell. Where it allows that and no watch, the GET is repeated with back-off.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from typing import Any
 import structlog
 import trio
 
-from fusevol.agent.sources.kubernetes.client import Client, Watch
+from fusevol.agent.sources.kubernetes import schema
+from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected, KubernetesError, Undecodable
-from fusevol.agent.sources.kubernetes.keeper import Interrupted, Interruption, Teller
-from fusevol.agent.sources.kubernetes.schema import RESOURCES, Event, Resource, older
+from fusevol.agent.sources.kubernetes.keeper import Interruption, Teller
 from fusevol.agent.sources.kubernetes.timing import Backoff, Timing, quick_retries
 from fusevol.agent.sources.source import Sink
 from fusevol.model.errors import FusevolError
@@ -31,51 +33,135 @@ FROM_NOTHING = "0"
 
 
 class ObjectKeeper:
-    """A Keeper of one object of RESOURCES."""
+    """A Keeper of one object of `schema.RESOURCES`."""
 
     def __init__(self, client: Client, sink: Sink, ref: ObjectRef, timing: Timing, rng: random.Random) -> None:
         self._client = client
         self._teller = Teller(sink, ref)
         self._ref = ref
-        self._resource: Resource[Any] = RESOURCES[ref.kind]
+        self._resource: schema.Resource[Any] = schema.RESOURCES[ref.kind]
         self._timing = timing
         self._backoff = Backoff(timing, rng)
         self._interruption = Interruption()
         self._lock = trio.Lock()  # held from the asking (GET) or taking (event) of a state to its delivery
         self._stopped = False
-        self._version: str | None = None  # where a watch goes on; None: with a GET. Under _lock
-        self._seen = ""  # the version of the last GET: what a watch says of it or of before is old. Under _lock
+        self._redeliver = False
+        self._version: str | None = None  # where a watch goes on; None: with a GET. Of run()'s task
+        self._seen = ""  # the version of the last GET: what a watch says up to it is old. Under _lock
+        self._failing_since: float | None = None  # trio's clock: the first of the GETs that failed in a row
+        self._fruitful = False  # the current watch has brought something
+
+    async def run(self) -> None:
+        while not self._stopped:
+            await self._interruption.run(self._attempt)
 
     def stop(self) -> None:
         self._stopped = True
         self._interruption.interrupt()
 
     def redeliver(self) -> None:
-        self._teller.forget()
-        self._version = None
+        self._redeliver = True
         self._interruption.interrupt()
 
     async def refresh(self) -> None:
         async with self._lock:
+            if self._stopped:
+                return
             try:
-                await self._get(self._client)
+                await self._get()
             except (ApiError, Undecodable) as error:
-                self._teller.failed(str(error))
+                self._failed(error)
 
-    async def run(self) -> None:
-        while not self._stopped:
-            pause: float | None = None
+    async def _attempt(self) -> None:
+        """One cycle, and the pause behind it where it failed."""
+        if self._redeliver:
+            self._redeliver = False
+            self._version = None
+            self._teller.forget()
+        resumed = self._version is not None
+        try:
+            if self._version is None:
+                async with self._lock:
+                    self._version = await self._get()
+        except FusevolError as error:  # the API's, or the sink's
+            self._failed(error)
+            await self._pause(error)
+            return
+        began = trio.current_time()
+        self._fruitful = False
+        try:
+            await self._watch(self._version)
+        except Disconnected as error:
+            log.debug("watch_lost", object=str(self._ref), error=str(error))
+        except FusevolError as error:
+            log.debug("watch_failed", object=str(self._ref), error=str(error))
+            self._version = None
+            if not (resumed and isinstance(error, ApiError) and error.gone):
+                await self._pause(error)
+            return
+        if self._fruitful or trio.current_time() - began >= self._timing.watch_settled:
+            self._backoff.reset()
+        else:
+            await self._pause(None)
+
+    async def _get(self) -> str:
+        """Tells the present state; returns the resourceVersion to watch from. Raises FusevolError. Under _lock."""
+        early = quick_retries()
+        deadline = trio.current_time() + self._timing.forbidden
+        while True:
             try:
-                await self._cycle()
-            except Interrupted:
-                continue
+                found = await self._client.get(self._resource.path(self._ref), self._resource.decode)
+                break
             except ApiError as error:
-                self._version = None
-                if not error.gone:
-                    self._teller.failed(error.message)
-                pause = self._backoff.pause(error.retry_after)
-            except KubernetesError as error:
-                log.debug("watch_failed", object=str(self._ref), error=str(error))
-                if isinstance(error, Undecodable) or not self._teller.known:
-                    self._teller.failed(str(error))
-                pause = self._backoff.pause()
+                if error.not_found:
+                    self._failing_since = None
+                    self._teller.missing()
+                    return FROM_NOTHING
+                if not error.forbidden or self._teller.told is not None or trio.current_time() >= deadline:
+                    raise
+            await trio.sleep(next(early))
+        self._failing_since = None
+        self._seen = self._resource.meta(found).resource_version
+        await self._present(found)
+        return self._seen
+
+    async def _watch(self, version: str) -> None:
+        """Follows the object from `version` until the watch ends. Raises FusevolError."""
+        query = {"fieldSelector": f"metadata.name={self._ref.name}", "resourceVersion": version}
+        async with self._client.watch(self._resource.collection(self._ref), query) as watch:
+            async for event in watch:
+                async with self._lock:
+                    self._version = await self._take(event)
+                self._fruitful = True
+
+    async def _take(self, event: schema.Event) -> str:
+        """Tells what the event says; returns its resourceVersion. Under _lock."""
+        if event.type in ("ADDED", "MODIFIED"):
+            found = self._resource.decode(event.object)
+            version = self._resource.meta(found).resource_version
+            # a GET of refresh() may have overtaken the watch
+            if not schema.older(version, self._seen):
+                await self._present(found)
+            return version
+        version = schema.identified(event.object).metadata.resource_version
+        if event.type == "DELETED" and not schema.older(version, self._seen):
+            self._teller.missing()
+        return version
+
+    async def _present(self, found: Any) -> None:
+        with self._interruption.hold():
+            await self._teller.present(self._resource.delivered(self._ref, found))
+
+    def _failed(self, error: FusevolError) -> None:
+        """Tells it, unless the object could be read before and may soon be again, or only the connection broke."""
+        if not isinstance(error, KubernetesError):
+            return
+        now = trio.current_time()
+        if self._failing_since is None:
+            self._failing_since = now
+        passing = self._teller.known or isinstance(error, Disconnected)
+        if not passing or now - self._failing_since >= self._timing.grace:
+            self._teller.failed(str(error))
+
+    async def _pause(self, error: FusevolError | None) -> None:
+        await trio.sleep(self._backoff.pause(error.retry_after if isinstance(error, ApiError) else None))

@@ -29,11 +29,13 @@ class Timing:
     """Watches end after a random time between this and twice this (timeoutSeconds)."""
     watch_idle: float = 180.0
     """A watch that not even a bookmark came from (the API server sends one a minute) is begun anew."""
-    forbidden_new: float = 1.0
+    watch_settled: float = 10.0
+    """A watch that lasted as long, or brought an event, is begun anew without a pause when it ends."""
+    forbidden: float = 1.0
     """For this long after a Pod's arrival the node authorizer may not know it yet: its 403 is retried quickly."""
-    forbidden_known: float = 15.0
-    """For this long a 403 of an object that could be read before is not told: a restarted API server says so until its
-    authorizer has read all Pods."""
+    grace: float = 15.0
+    """An object that could be read before is told to fail after this long only: a restarted API server says 403 until
+    its authorizer has read all Pods. The same for broken connections, at any time."""
     credentials_poll: float = 20.0
     """Files of credentials are looked at."""
     credentials_helper: float = 60.0

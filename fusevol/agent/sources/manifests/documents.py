@@ -83,6 +83,8 @@ def parse(data: bytes, json: bool = False) -> list[Document]:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
         raise Malformed("a character that YAML does not allow", line) from None
+    except RecursionError:
+        raise Malformed("nested too deeply", 1) from None
 
 
 def items_of(document: Document) -> Iterator[Document]:

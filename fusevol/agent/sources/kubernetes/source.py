@@ -1,0 +1,155 @@
+"""The Kubernetes API as a Source: the node's Pods, and the objects that they reference."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import structlog
+import trio
+
+from fusevol.agent.sources.kubernetes import schema
+from fusevol.agent.sources.kubernetes.client import Client
+from fusevol.agent.sources.kubernetes.credentials import Credentials, InCluster, Kubeconfig, load
+from fusevol.agent.sources.kubernetes.errors import KubernetesError
+from fusevol.agent.sources.kubernetes.events import EventRecorder
+from fusevol.agent.sources.kubernetes.keeper import Keeper
+from fusevol.agent.sources.kubernetes.objects import ObjectKeeper
+from fusevol.agent.sources.kubernetes.pods import PodKeeper
+from fusevol.agent.sources.kubernetes.timing import Timing
+from fusevol.agent.sources.kubernetes.tokens import TokenKeeper
+from fusevol.agent.sources.source import Sink, SourceProblem, SourceUnavailable
+from fusevol.model.objects import SERVICE_ACCOUNT_TOKEN
+from fusevol.model.refs import ObjectRef
+
+log = structlog.get_logger(__name__)
+
+
+class KubernetesSource:
+    """A Source. `recorder` writes Events of Pods through the same connections, while `run` runs.
+
+    `origin` says where credentials come from. `timing`, `rng`, `now` (seconds since the epoch) and `loader` are for
+    tests.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        node: str,
+        origin: Kubeconfig | InCluster,
+        *,
+        timing: Timing = Timing(),  # noqa: B008  # frozen
+        rng: random.Random | None = None,
+        now: Callable[[], float] = time.time,
+        loader: Callable[[], Awaitable[Credentials]] | None = None,
+    ) -> None:
+        self.kind = "kubeconfig" if isinstance(origin, Kubeconfig) else "in-cluster"
+        self._sink = sink
+        self._timing = timing
+        self._rng = rng or random.Random()
+        self._now = now
+        loader = loader or partial(load, origin, timing.credentials_helper)
+        self._client = Client(loader, self._report, timing, self._rng)
+        self._pods = PodKeeper(self._client, sink, node, partial(self._report, "pods"), timing, self._rng)
+        self.recorder = EventRecorder(self._client, node, timing, self._rng, now=now)
+        self._keepers: dict[ObjectRef, Keeper] = {}
+        self._nursery: trio.Nursery | None = None  # of run()
+        self._problems: dict[str, SourceProblem] = {}  # by topic
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._client.run)
+            self._nursery = nursery
+            for keeper in self._keepers.values():
+                nursery.start_soon(keeper.run)
+            nursery.start_soon(self._pods.run)
+            nursery.start_soon(self.recorder.run)
+
+    def reference(self, ref: ObjectRef) -> None:
+        if ref in self._keepers:
+            return
+        keeper = self._keepers[ref] = self._keeper(ref)
+        if self._nursery is not None:
+            self._nursery.start_soon(keeper.run)
+
+    def dereference(self, ref: ObjectRef) -> None:
+        if keeper := self._keepers.pop(ref, None):
+            keeper.stop()
+
+    async def redeliver(self) -> None:
+        await trio.lowlevel.checkpoint()
+        for keeper in self._keepers.values():
+            keeper.redeliver()
+
+    async def refresh(self) -> None:
+        failures: list[KubernetesError] = []
+
+        async def attempt(refresh: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await refresh()
+            except KubernetesError as error:
+                failures.append(error)
+
+        with trio.move_on_after(self._timing.refresh) as bound:
+            await attempt(self._pods.refresh)
+            # the Pods that are new have been told, and what they reference with them
+            async with trio.open_nursery() as nursery:
+                for keeper in self._keepers.values():
+                    nursery.start_soon(attempt, keeper.refresh)
+        if bound.cancelled_caught:
+            why = self._problems.get("api_server") or self._problems.get("credentials")
+            raise SourceUnavailable(why.message if why else f"no answer within {self._timing.refresh:g} s")
+        if failures:
+            raise SourceUnavailable(str(failures[0]))
+
+    def _keeper(self, ref: ObjectRef) -> Keeper:
+        if ref.kind in schema.RESOURCES:
+            return ObjectKeeper(self._client, self._sink, ref, self._timing, self._rng)
+        if ref.kind == SERVICE_ACCOUNT_TOKEN:
+            return TokenKeeper(self._client, self._sink, ref, self._timing, self._rng, self._now)
+        return UnsupportedKeeper(self._sink, ref)
+
+    def _report(self, topic: str, why: str | None) -> None:
+        """Tells a problem once, in the log and to the sink, and once that it is over."""
+        before = self._problems.pop(topic, None)
+        if why is not None:
+            message = f"{TOPICS[topic]}: {why}"
+            self._problems[topic] = SourceProblem(message)
+            if before is None or before.message != message:
+                log.warning("source_problem", topic=topic, error=why)
+        elif before is not None:
+            log.info("source_recovered", topic=topic)
+        if before != self._problems.get(topic):
+            self._sink.problems(tuple(self._problems.values()))
+
+
+TOPICS = {
+    "api_server": "the API server cannot be reached",
+    "credentials": "the credentials cannot be loaded",
+    "pods": "the Pods cannot be read",
+}
+"""What a SourceProblem begins with."""
+
+
+class UnsupportedKeeper:
+    """A Keeper of a kind that this source does not know: it says so."""
+
+    def __init__(self, sink: Sink, ref: ObjectRef) -> None:
+        self._sink = sink
+        self._ref = ref
+        self._stopped = False
+
+    async def run(self) -> None:
+        if not self._stopped:
+            self._sink.object_failed(self._ref, f"objects of the kind {self._ref.kind} are not supported")
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def redeliver(self) -> None:
+        """There is nothing to deliver."""
+
+    async def refresh(self) -> None:
+        await trio.lowlevel.checkpoint()
