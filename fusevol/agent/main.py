@@ -15,14 +15,14 @@ import structlog
 import trio
 
 from fusevol.agent.barrier import Barrier
-from fusevol.agent.config import Config, ManifestsConfig
+from fusevol.agent.config import Config, KubeconfigConfig, ManifestsConfig
 from fusevol.agent.plugins.registry import default_registry
 from fusevol.agent.publisher.publisher import Publisher
 from fusevol.agent.service import Service
 from fusevol.agent.sources.source import Source
 from fusevol.agent.telemetry.status import StatusReporter
 from fusevol.agent.volumemanager.backing import StateDirectory
-from fusevol.agent.volumemanager.manager import Tell, VolumeManager
+from fusevol.agent.volumemanager.manager import VolumeManager
 from fusevol.agent.volumemanager.standing import StandingMounts
 from fusevol.model.refs import PodRef
 from fusevol.system import logs, memory, mounts
@@ -56,18 +56,18 @@ async def run(config: Config) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_leave_on_signal, nursery.cancel_scope)
         publisher = Publisher(config.server_socket, config.mountpoint)
-        recorder = _recorder(config)
         manager = VolumeManager(
             node=config.node,
             registry=default_registry(),
             publisher=publisher,
             state=StateDirectory(Path(config.state_dir)),
             standing=StandingMounts(lambda: _mount_roots(config.mountpoint)),
-            tell=recorder,
             now=lambda: datetime.now(UTC),
         )
-        source = manager.source = _source(config, manager)
-        reporter = StatusReporter(manager, config.keeper_socket, config.mountpoint, config.source.__struct_config__.tag)
+        source = _attach_source(config, manager)
+        reporter = StatusReporter(
+            manager, config.keeper_socket, config.mountpoint, str(config.source.__struct_config__.tag)
+        )
         service = Service(Barrier(manager), reporter)
         nursery.start_soon(manager.run)
         nursery.start_soon(publisher.run, manager.connected, manager.disconnected)
@@ -77,22 +77,32 @@ async def run(config: Config) -> None:
         nursery.cancel_scope.cancel()
 
 
-def _source(config: Config, manager: VolumeManager) -> Source:
+def _attach_source(config: Config, manager: VolumeManager) -> Source:
     # imported here: each source brings libraries that the other does without
     if isinstance(config.source, ManifestsConfig):
         from fusevol.agent.sources.manifests.source import ManifestSource
 
-        return ManifestSource(Path(config.source.directory), manager, config.node)
+        manifests = ManifestSource(Path(config.source.directory), manager, config.node)
+        manager.attach(manifests, _log_event)
+        return manifests
+    from fusevol.agent.sources.kubernetes.credentials import InCluster, Kubeconfig
     from fusevol.agent.sources.kubernetes.source import KubernetesSource
 
-    return KubernetesSource(config.source, manager, config.node)
+    told = config.source
+    origin = Kubeconfig(told.file, told.context) if isinstance(told, KubeconfigConfig) else InCluster()
+    kubernetes = KubernetesSource(manager, config.node, origin)
+    recorder = kubernetes.recorder
 
-
-def _recorder(config: Config) -> Tell:
     def tell(pod: PodRef, message: str) -> None:
-        log.warning("FailedMount", pod=str(pod), message=message)
+        _log_event(pod, message)
+        recorder.emit(pod, "Warning", "FailedMount", message)
 
-    return tell
+    manager.attach(kubernetes, tell if config.events else _log_event)
+    return kubernetes
+
+
+def _log_event(pod: PodRef, message: str) -> None:
+    log.warning("FailedMount", pod=str(pod), message=message)
 
 
 def _mount_roots(mountpoint: str) -> Iterator[tuple[int, str, str]]:

@@ -40,7 +40,7 @@ class Log:
         if self._json:
             line = json.dumps({"timestamp": now, "level": level, "logger": "keeper", "event": event})
         else:
-            line = f"{now} {level:<8} keeper: {event}"
+            line = f"{now} [{level.upper()}] keeper: {event}"
         try:
             print(line, file=self._stream, flush=True)
         except OSError:

@@ -69,7 +69,7 @@ def available() -> str:
     if os.geteuid() != 0:
         return "containers need root"
     try:
-        _runtime(), _busybox()
+        find_runtime(), _busybox()
     except ContainerError as error:
         return str(error)
     return ""
@@ -79,7 +79,8 @@ def _find(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 
 
-def _runtime() -> str:
+def find_runtime() -> str:
+    """The path of the OCI runtime. Raises ContainerError."""
     for name in RUNTIMES:
         if path := _find(name):
             return path
@@ -128,17 +129,13 @@ class Container:
         """Returns when it runs. Raises ContainerError."""
         assert self._input is None, "it runs already"
         self._make_bundle()
-        pid_file, log = self._bundle / "pid", self._bundle / "log"
+        pid_file = self._bundle / "pid"
         theirs, self._input = os.pipe()
         try:
-            # to a file, not a pipe: the container keeps what it was started with, and a pipe would never end
-            with log.open("wb") as output:
-                self._call(
-                    "run", "--detach", "--bundle", self._bundle, "--pid-file", pid_file, stdin=theirs, out=output
-                )
-        except ContainerError as error:
+            self._call("run", "--detach", "--bundle", self._bundle, "--pid-file", pid_file, self.name, stdin=theirs)
+        except BaseException:
             self.stop()
-            raise ContainerError(f"{error}: {log.read_text(errors='replace').strip()}") from None
+            raise
         finally:
             os.close(theirs)
         self.pid = int(pid_file.read_text())
@@ -182,19 +179,17 @@ class Container:
     # ---------------------------------------------------------------------------------------------------------------
 
     def _runtime_command(self) -> list[str]:
-        return [_runtime(), "--root", str(self._bundle / "state")]
+        return [find_runtime(), "--root", str(self._bundle / "state")]
 
-    def _call(self, *arguments: str | Path, stdin: int = subprocess.DEVNULL, out: Any = subprocess.PIPE) -> None:
-        done = subprocess.run(
-            [*self._runtime_command(), *map(str, arguments)],
-            stdin=stdin,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            timeout=COMMAND_TIMEOUT,
-            check=False,
-        )
-        if done.returncode:
-            raise ContainerError(f"{arguments[0]}: exit {done.returncode} {(done.stdout or b'').decode().strip()}")
+    def _call(self, *arguments: str | Path, stdin: int = subprocess.DEVNULL) -> None:
+        # to a file, not a pipe: the container keeps what it was started with, and a pipe would never end
+        with (self._bundle / "log").open("w+b") as log:
+            command = [*self._runtime_command(), *map(str, arguments)]
+            done = subprocess.run(command, stdin=stdin, stdout=log, stderr=log, timeout=COMMAND_TIMEOUT, check=False)
+            if done.returncode:
+                log.seek(0)
+                said = log.read().decode(errors="replace").strip()
+                raise ContainerError(f"{arguments[0]}: exit {done.returncode}: {said}")
 
     def _make_bundle(self) -> None:
         busybox, bin_ = _busybox(), self._bundle / "root" / "bin"

@@ -51,11 +51,11 @@ def mounted_below(directory: Path) -> list[str]:
     return [line for line in lines if f" {directory}" in line]
 
 
-def test_a_directory_and_a_file_are_bind_mounted(container: Container) -> None:
+def test_a_directory_and_a_file_are_bind_mounted(container: Container, tmp_path: Path) -> None:
     assert container.read("/etc/config/key") == "value"
     assert container.read("/etc/one") == "value"
     assert container.exec("sh", "-c", "echo hello >/scratch/file; exit 3").returncode == 3
-    assert (Path(container.mountinfo()) and container.read("/scratch/file")) == "hello\n"
+    assert (tmp_path / "scratch/file").read_text() == "hello\n"
 
 
 def test_a_mount_that_is_read_only_cannot_be_written(container: Container) -> None:
@@ -68,8 +68,6 @@ def test_a_mount_that_is_read_only_cannot_be_written(container: Container) -> No
 
 def test_it_is_a_container_of_its_own(container: Container, tmp_path: Path) -> None:
     """Its own processes and mounts; what the host mounts later does not come in, what it mounts does not come out."""
-    assert container.exec("sh", "-c", "echo $$; id -u").stdout.split()[1] == "0"
-    assert container.exec("hostname").returncode == 0
     assert os.readlink(f"/proc/{container.pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
     assert container.exec("cat", "/proc/1/comm").stdout == "cat\n"
     propagation = [line.partition(" - ")[0].split()[6:] for line in container.mountinfo().splitlines()]
@@ -94,10 +92,10 @@ def test_input_and_user(tmp_path: Path) -> None:
 def test_nothing_is_left(tmp_path: Path, volume: Path) -> None:
     before = cgroups()
     container = Container(tmp_path / "c", [Mount(volume, "/v")])
-    container.start()
-    pid = container.pid
-    container.exec("sh", "-c", "sleep 100 &")
-    container.stop()
+    with container:
+        pid = container.pid
+        container.exec("sh", "-c", "sleep 100 </v/key >/dev/null 2>&1 &")
+        assert "sleep 100" in container.exec("ps").stdout
     container.stop()
     assert not Path(f"/proc/{pid}").exists()
     assert cgroups() == before
@@ -113,6 +111,7 @@ def test_a_container_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Pat
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    runtime = containers.find_runtime()
     code = f"""
 import time
 from pathlib import Path
@@ -133,6 +132,8 @@ time.sleep(100)
     while Path(f"/proc/{pid}/root/bin").exists():
         assert time.monotonic() < deadline, "it runs on"
         time.sleep(0.02)
-    arguments = ["runc", "--root", tmp_path / "c/state", "list", "--quiet"]
-    (name,) = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.split()
-    subprocess.run([*arguments[:3], "delete", "--force", name], check=True)  # its empty cgroup
+    state = ["--root", str(tmp_path / "c/state")]
+    (name,) = subprocess.run(
+        [runtime, *state, "list", "--quiet"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    subprocess.run([runtime, *state, "delete", "--force", name], check=True)  # of its cgroup, which is empty

@@ -45,10 +45,9 @@ class VolumeManager:
         publisher: Publisher,
         state: StateDirectory,
         standing: Standing,
-        tell: Tell,
         now: Callable[[], datetime],
     ) -> None:
-        self.source: Source | None = None  # set before run(); a source is made with its Sink
+        self.source: Source | None = None  # until attach()
         self.desired = DesiredState()
         self.actual = ActualState(now, self._changed)
         self.objects = ObjectTable()
@@ -56,7 +55,7 @@ class VolumeManager:
         self.synced = False
         self._publisher = publisher
         self._state = state
-        self._tell = tell
+        self._tell: Tell | None = None
         self._populator = Populator(self.desired, registry, node)
         self._inventory = Inventory()
         self._inventory_wake = trio.Event()
@@ -78,6 +77,10 @@ class VolumeManager:
         self.reconciler = Reconciler(operations, self.desired, self.actual, failed=self._failed, changed=self._changed)
 
     # ---------------------------------------------------------------------------------------------- running
+
+    def attach(self, source: Source, tell: Tell) -> None:
+        """Before run(): the source, which was made with this manager as its Sink, and who raises Events."""
+        self.source, self._tell = source, tell
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -115,7 +118,7 @@ class VolumeManager:
         self._inventory_wake.set()
 
     def _failed(self, ref: VolumeRef, message: str) -> None:
-        if volume := self.desired.volumes.get(ref):
+        if self._tell and (volume := self.desired.volumes.get(ref)):
             self._tell(volume.pod.ref, message)
 
     # ---------------------------------------------------------------------------------------------- Sink

@@ -11,9 +11,13 @@ import os
 import resource
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
+from weakref import ref
 
 from fusevol.model.errors import Backing
+
+if TYPE_CHECKING:
+    from fusevol.server.emptydir.node import EmptyDirNode
 
 P = ParamSpec("P")
 
@@ -41,39 +45,38 @@ class Descriptor:
 
 
 class RecentDescriptors:
-    """nodeid → the descriptor of its inode, for the nodes that were used last."""
+    """The nodes that were used last, which may keep their descriptors open."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._descriptors: OrderedDict[int, Descriptor] = OrderedDict()  # the one used last at the end
+        self._nodes: OrderedDict[int, ref[EmptyDirNode]] = OrderedDict()  # by nodeid, the one used last at the end
 
     def __len__(self) -> int:
-        return len(self._descriptors)
+        return len(self._nodes)
 
-    def get(self, nodeid: int) -> Descriptor | None:
-        descriptor = self._descriptors.get(nodeid)
-        if descriptor is not None:
-            self._descriptors.move_to_end(nodeid)
-        return descriptor
+    def used(self, node: EmptyDirNode) -> None:
+        """`node` keeps its descriptor; the one that was not used for longest lets go of its own."""
+        if node.nodeid in self._nodes:
+            self._nodes.move_to_end(node.nodeid)
+            return
+        self._nodes[node.nodeid] = ref(node)
+        if len(self._nodes) > self._capacity:
+            _let_go(self._nodes.popitem(last=False)[1])
 
-    def put(self, nodeid: int, descriptor: Descriptor) -> None:
-        self._descriptors[nodeid] = descriptor
-        self._descriptors.move_to_end(nodeid)
-        if len(self._descriptors) > self._capacity:
-            self._descriptors.popitem(last=False)
-
-    def drop(self, nodeid: int) -> None:
-        self._descriptors.pop(nodeid, None)
+    def drop(self, node: EmptyDirNode) -> None:
+        """What becomes of the node's descriptor is the caller's business."""
+        self._nodes.pop(node.nodeid, None)
 
     def clear(self) -> None:
-        self._descriptors.clear()
+        while self._nodes:
+            _let_go(self._nodes.popitem()[1])
 
     def open(self, function: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> Descriptor:
         """Calls a function that opens something, once more without what is cached if there are too many. OSError."""
         try:
             return Descriptor(function(*args, **kwargs))
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._descriptors:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._nodes:
                 raise
         self.clear()
         return Descriptor(function(*args, **kwargs))
@@ -85,3 +88,9 @@ def refuse_reserved(opened: Descriptor) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and opened.fd >= limit - min(RESERVE, limit // 4):
         raise Backing(os.strerror(errno.ENFILE), errno.ENFILE)
+
+
+def _let_go(reference: ref[EmptyDirNode]) -> None:
+    node = reference()
+    if node is not None:
+        node.let_go()

@@ -62,6 +62,8 @@ class EmptyDirDirectory(DirectoryHandle):
 
     __slots__ = ("_descriptor", "_names", "_next")
 
+    blocking = True
+
     node: EmptyDirNode
 
     def __init__(self, node: EmptyDirNode, descriptor: Descriptor) -> None:

@@ -66,7 +66,7 @@ def component(name: str) -> str:
 class EmptyDirNode(Node):
     """An inode below the volume's root, or the root itself (`EmptyDirRoot`)."""
 
-    __slots__ = ("__weakref__", "_held", "_removed", "identity", "kind", "near_root", "volume")
+    __slots__ = ("__weakref__", "_descriptor", "_removed", "identity", "kind", "near_root", "volume")
 
     def __init__(self, nodeid: int, volume: EmptyDirVolume, identity: bytes | tuple[int, int], kind: int) -> None:
         super().__init__(nodeid)
@@ -74,36 +74,38 @@ class EmptyDirNode(Node):
         self.identity = identity
         self.kind = kind  # the S_IFMT bits: an inode never changes them
         self.near_root = False
-        self._held: Descriptor | None = None
+        self._descriptor: Descriptor | None = None
         self._removed = False
 
     # ---------------------------------------------------------------------------------------- finding the inode
 
-    def hold(self, descriptor: Descriptor) -> None:
-        """Keeps a descriptor of the inode for as long as the node lives: it cannot be found again otherwise."""
-        self._held = descriptor
+    def keep(self, descriptor: Descriptor) -> None:
+        """Keeps a descriptor of the inode for the next operations."""
+        self._descriptor = descriptor
 
     def let_go(self) -> None:
-        """The volume is gone."""
-        self._held = None
+        """The descriptor is closed: there are too many, or the volume is gone."""
+        self._descriptor = None
 
     def removed(self, descriptor: Descriptor) -> None:
         """The last name went, at the kernel's request. Who has the inode as working directory, or by a descriptor of
-        /proc/self/fd, may still use it (TAKEOVER.md 6)."""
+        /proc/self/fd, may still use it (TAKEOVER.md 6), and no handle finds it: it keeps its descriptor to the end."""
         self._removed = True
-        self._held = descriptor
-        self.volume.recent.drop(self.nodeid)
+        self._descriptor = descriptor
+        self.volume.recent.drop(self)
 
     def forgotten(self) -> None:
-        self.volume.recent.drop(self.nodeid)
+        self.volume.recent.drop(self)
 
     def descriptor(self) -> Descriptor:
         """An O_PATH descriptor of the inode. Raises StaleNode if it was removed behind our back, OSError."""
-        descriptor = self._held or self.volume.reopen(self)
-        if not self._removed and not self.opens and os.fstat(descriptor.fd).st_nlink == 0:
+        descriptor = self._descriptor or self.volume.reopen(self)
+        if self._removed:
+            return descriptor
+        if not self.opens and os.fstat(descriptor.fd).st_nlink == 0:
             # ESTALE makes the kernel look the name up again
-            self.volume.recent.drop(self.nodeid)
             raise StaleNode(self.nodeid)
+        self.volume.used(self)
         return descriptor
 
     def _directory(self) -> Descriptor:

@@ -5,7 +5,8 @@ the server may open them, a node is its handle, and a descriptor of it is open o
 (overlayfs, the server of an ordinary user) each known node holds an O_PATH descriptor of its own: such a volume is
 limited to as many known inodes as the process may have descriptors (RLIMIT_NOFILE), EMFILE beyond.
 
-All but reading and writing open files belongs to the one thread that answers the kernel.
+All but reading, writing and fsync of open files belongs to the one thread that answers the kernel. The process's umask
+is to be 0: the kernel has applied the caller's.
 """
 
 from __future__ import annotations
@@ -94,23 +95,24 @@ class EmptyDirVolume:
         if node is None:
             node = EmptyDirNode(self._inodes.allocate(), self, identity, stat.S_IFMT(mode))
             self._nodes[identity] = node
-            if not isinstance(identity, bytes):
-                node.hold(descriptor)
-        if isinstance(identity, bytes):
-            self.recent.put(node.nodeid, descriptor)
+            node.keep(descriptor)
+            self.used(node)
         node.near_root |= parent is self.root
         return node
 
     def reopen(self, node: EmptyDirNode) -> Descriptor:
-        """A descriptor of a node that holds none. Raises StaleNode, OSError (ESTALE if the inode is gone)."""
-        descriptor = self.recent.get(node.nodeid)
-        if descriptor is None:
-            top = self.top()
-            if not isinstance(node.identity, bytes):
-                raise StaleNode(node.nodeid)
-            descriptor = self.recent.open(handles.open_handle, top.fd, node.identity, os.O_PATH)
-            self.recent.put(node.nodeid, descriptor)
+        """A descriptor of a node that has none. Raises StaleNode, OSError (ESTALE if the inode is gone)."""
+        top = self.top()
+        if not isinstance(node.identity, bytes):
+            raise StaleNode(node.nodeid)
+        descriptor = self.recent.open(handles.open_handle, top.fd, node.identity, os.O_PATH)
+        node.keep(descriptor)
         return descriptor
+
+    def used(self, node: EmptyDirNode) -> None:
+        """Nodes with a handle keep a descriptor only while they are among those used last."""
+        if isinstance(node.identity, bytes):
+            self.recent.used(node)
 
     def removed(self, victim: Descriptor) -> None:
         """A name of this inode was removed: if it was the last, whoever still uses the inode must find it."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fusevol.server.inodes import Caller, InodeTable, SetAttr
 from fusevol.server.emptydir import EmptyDirVolume
+from fusevol.server.inodes import Caller, InodeTable, SetAttr
 from fusevol.system import paths
 from tests.support.emptydir import ME, Kernel, refused
 
@@ -192,7 +192,9 @@ def test_set_user_id_goes_with_chown_unless_a_mode_is_given_too(kernel: Kernel) 
         assert node.attributes().mode & 0o7777 == mode
 
 
-@pytest.mark.parametrize(("before", "user", "after"), [(0o6755, USER, 0o755), (0o2644, USER, 0o2644), (0o6755, ME, 0o6755)])
+@pytest.mark.parametrize(
+    ("before", "user", "after"), [(0o6755, USER, 0o755), (0o2644, USER, 0o2644), (0o6755, ME, 0o6755)]
+)
 def test_truncating_at_open_clears_set_user_id_for_all_but_root(
     kernel: Kernel, before: int, user: Caller, after: int
 ) -> None:

@@ -104,10 +104,9 @@ class Bench:
             publisher=self.publisher,  # type: ignore[arg-type]
             state=StateDirectory(state),
             standing=self,
-            tell=self.tell,
             now=lambda: NOW,
         )
-        self.manager.source = self.source
+        self.manager.attach(self.source, self.tell)
 
     async def holder(self, ref: VolumeRef) -> str | None:
         await trio.lowlevel.checkpoint()

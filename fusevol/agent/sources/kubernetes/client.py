@@ -93,9 +93,7 @@ class Client:
         self._timing = timing
         self._rng = rng
         self.pool = Pool(self._connect, lambda why: report("api_server", why), timing, rng)
-        self.credentials = CredentialStore(
-            loader, self.pool.renew, lambda why: report("credentials", why), timing, rng
-        )
+        self.credentials = CredentialStore(loader, self.pool.renew, lambda why: report("credentials", why), timing, rng)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -208,4 +206,3 @@ def api_error(response: Response, body: bytearray) -> ApiError:
     except Undecodable:
         status = schema.Status(message=body[:500].decode(errors="replace").strip())
     return status.error(response.status, seconds)
-

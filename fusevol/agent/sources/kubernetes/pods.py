@@ -69,6 +69,8 @@ class PodKeeper:
             await self._watch(self._version)
         except Disconnected as error:
             log.debug("pod_watch_lost", error=str(error))
+            if self._version is None:
+                self._report(str(error))  # a list; a watch that is lost is resumed
         except KubernetesError as error:
             self._version = None
             if not (resumed and isinstance(error, ApiError) and error.gone):

@@ -15,7 +15,7 @@ from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.credentials import Credentials, InCluster, Kubeconfig, load
 from fusevol.agent.sources.kubernetes.errors import KubernetesError
 from fusevol.agent.sources.kubernetes.events import EventRecorder
-from fusevol.agent.sources.kubernetes.keeper import Keeper
+from fusevol.agent.sources.kubernetes.keeper import Keeper, Teller
 from fusevol.agent.sources.kubernetes.objects import ObjectKeeper
 from fusevol.agent.sources.kubernetes.pods import PodKeeper
 from fusevol.agent.sources.kubernetes.timing import Timing
@@ -137,19 +137,17 @@ class UnsupportedKeeper:
     """A Keeper of a kind that this source does not know: it says so."""
 
     def __init__(self, sink: Sink, ref: ObjectRef) -> None:
-        self._sink = sink
-        self._ref = ref
-        self._stopped = False
+        self._teller = Teller(sink, ref)
 
     async def run(self) -> None:
-        if not self._stopped:
-            self._sink.object_failed(self._ref, f"objects of the kind {self._ref.kind} are not supported")
+        await self.refresh()
 
     def stop(self) -> None:
-        self._stopped = True
+        """It has stopped."""
 
     def redeliver(self) -> None:
         """There is nothing to deliver."""
 
     async def refresh(self) -> None:
         await trio.lowlevel.checkpoint()
+        self._teller.failed(f"objects of the kind {self._teller.ref.kind} are not supported")

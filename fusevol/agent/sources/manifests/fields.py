@@ -29,6 +29,10 @@ class Errors:
     def add(self, path: Path, message: str) -> None:
         self.found.append((path, f"{shown(path)}: {message}"))
 
+    def add_unnamed(self, path: Path, message: str) -> None:
+        """For the line of `path`, without its last name: where a Secret is badly indented, its value becomes a key."""
+        self.found.append((path, f"{shown(path[:-1])}: {message}"))
+
     def invalid(self, path: Path, value: object, message: str) -> None:
         self.add(path, f"Invalid value: {quote(value) if isinstance(value, str) else value}: {message}")
 

@@ -47,7 +47,7 @@ def decode_object(errors: Errors, raw: dict[str, Any], uid: str, version: str, l
     """A ConfigMap or Secret. What is wrong goes to `errors`; the result then is not to be used."""
     kind = raw["kind"]
     for field in sorted(raw.keys() - _FIELDS[kind]):
-        errors.add((field,), "unknown field")
+        errors.add_unnamed((field,), f"unknown field: {', '.join(sorted(_FIELDS[kind]))} are known")
     check_metadata(errors, raw, namespaced=True)
     immutable = raw.get("immutable")
     if immutable not in (None, True, False):
@@ -106,7 +106,7 @@ def _texts(errors: Errors, raw: dict[str, Any], field: str) -> dict[str, bytes]:
     values: dict[str, bytes] = {}
     for key, value in _map(errors, raw, field).items():
         if value is not None and not isinstance(value, str):
-            errors.add((field, key), "must be a string: quote it")
+            errors.add_unnamed((field, key), "values must be strings: quote them")
             continue
         values[key] = (value or "").encode(errors="replace")
     return values
@@ -116,13 +116,13 @@ def _binaries(errors: Errors, raw: dict[str, Any], field: str) -> dict[str, byte
     values: dict[str, bytes] = {}
     for key, value in _map(errors, raw, field).items():
         if value is not None and not isinstance(value, str):
-            errors.add((field, key), "must be a string: quote it")
+            errors.add_unnamed((field, key), "values must be strings: quote them")
             continue
         try:
             # Go's decoder passes over line ends and over nothing else
             values[key] = base64.b64decode((value or "").replace("\n", "").replace("\r", ""), validate=True)
         except (binascii.Error, ValueError):
-            errors.add((field, key), "illegal base64 data")
+            errors.add_unnamed((field, key), "illegal base64 data")
     return values
 
 
@@ -134,7 +134,11 @@ def _map(errors: Errors, raw: dict[str, Any], field: str) -> dict[str, Any]:
         errors.add((field,), "must be a mapping")
         return {}
     for key in values:
-        errors.each_invalid((field, key), key, names.key_errors(key))
+        for message in names.key_errors(key):
+            if raw["kind"] == SECRET:
+                errors.add_unnamed((field, key), f"Invalid key: {message}")
+            else:
+                errors.invalid((field, key), key, message)
     return values
 
 

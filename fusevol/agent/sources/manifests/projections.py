@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fusevol.agent.plugins import names, quantity, resources
 from fusevol.agent.sources.manifests.documents import Path
@@ -96,11 +96,12 @@ def _check_projection(errors: Errors, path: Path, source: VolumeProjection) -> N
 
 def _explicit_paths(path: Path, source: VolumeProjection) -> Iterable[tuple[Path, str]]:
     """Paths that the author wrote; keys of whole objects and tokens may collide (KUBELET.md 6.3)."""
-    for field, items in (
+    written: list[tuple[str, Sequence[KeyToPath | DownwardAPIVolumeFile] | None]] = [
         ("secret", source.secret.items if source.secret else None),
         ("configMap", source.config_map.items if source.config_map else None),
         ("downwardAPI", source.downward_api.items if source.downward_api else None),
-    ):
+    ]
+    for field, items in written:
         for index, item in enumerate(items or ()):
             yield (*path, field, "items", index, "path"), item.path
     if source.cluster_trust_bundle:

@@ -15,9 +15,12 @@ from fusevol.agent.sources.manifests.projections import check_downward_file, che
 from fusevol.model.pod import Container, Pod, Volume
 
 VOLUME_TYPES = frozenset(
-    "awsElasticBlockStore azureDisk azureFile cephfs cinder configMap csi downwardAPI emptyDir ephemeral fc flexVolume"
-    " flocker gcePersistentDisk gitRepo glusterfs hostPath image iscsi nfs persistentVolumeClaim photonPersistentDisk"
-    " portworxVolume projected quobyte rbd scaleIO secret storageos vsphereVolume".split()
+    {
+        *("awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "configMap", "csi", "downwardAPI"),
+        *("emptyDir", "ephemeral", "fc", "flexVolume", "flocker", "gcePersistentDisk", "gitRepo", "glusterfs"),
+        *("hostPath", "image", "iscsi", "nfs", "persistentVolumeClaim", "photonPersistentDisk", "portworxVolume"),
+        *("projected", "quobyte", "rbd", "scaleIO", "secret", "storageos", "vsphereVolume"),
+    }
 )
 
 _WHERE = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
