@@ -58,6 +58,7 @@ async def run(config: Config) -> None:
         publisher = Publisher(config.server_socket, config.mountpoint)
         manager = VolumeManager(
             node=config.node,
+            mountpoint=config.mountpoint,
             registry=default_registry(),
             publisher=publisher,
             state=StateDirectory(Path(config.state_dir)),

@@ -49,6 +49,14 @@ class AddPod(Message, frozen=True):
     uid: str
 
 
+class AddPlugin(Message, frozen=True):
+    """Makes the directory of a plugin in a Pod's `volumes` → Done (also if it is there). It comes with its first volume
+    and goes with its Pod; kubelet leaves it too where a volume failed only while it was written."""
+
+    uid: str
+    plugin: str
+
+
 class RemovePod(Message, frozen=True):
     """Removes `pods/<uid>` and whatever of the Pod is still published → Done (also if it is not there)."""
 
@@ -131,6 +139,7 @@ Request = (
     | PutObject
     | DropObject
     | AddPod
+    | AddPlugin
     | RemovePod
     | Publish
     | Stage

@@ -82,9 +82,9 @@ class Volumes:
         self._volumes: dict[VolumeRef, ProjectedVolume | PublishedEmptyDir] = {}
         self._by_root: dict[int, ProjectedVolume | PublishedEmptyDir] = {}  # nodeid of the root → volume
         self.root = MountRoot(self, owner, clock())
-        self.inodes.set_root(self.root)
         self._pods = self._directory(self.root, "pods", 0o750)
         self._names = self._directory(self.root, "by-name", 0o755)
+        self.inodes.set_root(self.root)
 
     # ---------------------------------------------------------------------------------------- Pods and names
 

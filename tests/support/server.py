@@ -1,8 +1,8 @@
 """A server process on a mount of its own, without keeper and agent: the test speaks the control socket itself.
 
-    with ServerUnderTest(tmp_path) as server:
-        server.publish(tree, ...)          # a PutObject and a Publish
-        (server.mount / ref.path / "key").read_text()
+with ServerUnderTest(tmp_path) as server:
+    server.publish(tree, ...)          # a PutObject and a Publish
+    (server.mount / ref.path / "key").read_text()
 """
 
 from __future__ import annotations
@@ -113,11 +113,13 @@ class ServerUnderTest:
     """`python -m fusevol.server` on `directory`/mnt. Leaving the context unmounts and expects an orderly exit."""
 
     def __init__(self, directory: Path, **options: Any) -> None:
-        """`options` are further keys of the server's configuration; `env` adds to its environment."""
+        """`options` are further keys of the server's configuration; `env` adds to its environment. With
+        `foreign_pid_namespace` the mount belongs to a pid namespace that knows none of us."""
         self.mount = directory / "mnt"
         self.socket_path = directory / "server.sock"
         self.log = directory / "server.log"
         self._env: Mapping[str, str] = options.pop("env", {})
+        self._foreign: bool = options.pop("foreign_pid_namespace", False)
         self._options = options
         self._writer: Writer | None = None
         self._objects: dict[ObjectRef, tuple[str, dict[str, bytes]]] = {}
@@ -127,7 +129,10 @@ class ServerUnderTest:
         self.mount.mkdir(mode=0o755)
         self.fuse_fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         options = f"fd={self.fuse_fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
-        _mount(self.mount, options)
+        if self._foreign:
+            _mount_in_another_pid_namespace(self.mount, options, self.fuse_fd)
+        else:
+            mount_fuse(str(self.mount), options)
         listener = listen(self.socket_path)
         ready, ready_fd = os.pipe()
         config = {
@@ -203,7 +208,11 @@ class ServerUnderTest:
         return tree.digest(self.welcome.digest_key)
 
     def publish(
-        self, volume: VolumeRef, tree: Tree, directory: str = "..2026_11_22_19_35_31.3068194639", meta: VolumeMeta = META
+        self,
+        volume: VolumeRef,
+        tree: Tree,
+        directory: str = "..2026_11_22_19_35_31.3068194639",
+        meta: VolumeMeta = META,
     ) -> Path:
         """The volume's root."""
         request = messages.Publish(volume, directory, tree, self.digest(tree), meta)
@@ -298,9 +307,15 @@ def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
     return True
 
 
-def _mount(mountpoint: Path, options: str) -> None:
+def mount_fuse(mountpoint: str, options: str) -> None:
     arguments = (b"fusevol", os.fsencode(mountpoint), FSTYPE.encode(), ctypes.c_ulong(MS_NOSUID | MS_NODEV))
     checked(libc.mount, *arguments, options.encode(), path=mountpoint)
+
+
+def _mount_in_another_pid_namespace(mountpoint: Path, options: str, fuse_fd: int) -> None:
+    code = "import sys; from tests.support.server import mount_fuse; mount_fuse(*sys.argv[1:])"
+    command = ["unshare", "--pid", "--fork", "--", sys.executable, "-c", code, str(mountpoint), options]
+    subprocess.run(command, pass_fds=[fuse_fd], check=True, timeout=30)
 
 
 def _unmount(mountpoint: Path) -> None:

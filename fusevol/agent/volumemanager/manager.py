@@ -41,6 +41,7 @@ class VolumeManager:
         self,
         *,
         node: str,
+        mountpoint: str,
         registry: Registry,
         publisher: Publisher,
         state: StateDirectory,
@@ -66,6 +67,7 @@ class VolumeManager:
         self._nursery: trio.Nursery | None = None
         operations = Operations(
             node=node,
+            mountpoint=mountpoint,
             desired=self.desired,
             actual=self.actual,
             objects=self.objects,

@@ -10,12 +10,14 @@ from typing import Protocol
 import msgspec
 import trio
 
+from fusevol.agent.plugins.payload import ROOT, WriteFailed
 from fusevol.agent.publisher.publisher import Publisher
 from fusevol.agent.volumemanager.actual_state import ActualState, ActualVolume
 from fusevol.agent.volumemanager.backing import PLUGIN as EMPTY_DIR
 from fusevol.agent.volumemanager.backing import StateDirectory
 from fusevol.agent.volumemanager.desired_state import DesiredState, DesiredVolume
 from fusevol.agent.volumemanager.objects import ObjectTable
+from fusevol.model.errors import VolumeError
 from fusevol.model.refs import VolumeRef
 from fusevol.model.tree import EmptyDir, Tree
 from fusevol.model.volume import ObjectVersion, VolumeMeta
@@ -45,6 +47,7 @@ class Operations:
         self,
         *,
         node: str,
+        mountpoint: str,
         desired: DesiredState,
         actual: ActualState,
         objects: ObjectTable,
@@ -54,6 +57,7 @@ class Operations:
         now: Callable[[], datetime],
     ) -> None:
         self._node = node
+        self._mountpoint = mountpoint
         self._desired = desired
         self._actual = actual
         self._objects = objects
@@ -64,11 +68,19 @@ class Operations:
 
     async def set_up(self, ref: VolumeRef) -> None:
         """The volume as desired now becomes the volume as served; nothing is written where nothing changed."""
-        desired, actual = self._desired.volumes[ref], self._actual.ensure(ref)
+        desired = self._desired.volumes.get(ref)
+        if desired is None:
+            return  # its Pod went between the plan and now
+        actual = self._actual.ensure(ref)
         if actual.meta is not None and (desired.frozen or ref.plugin == EMPTY_DIR):
             self._actual.published(ref, actual.digest, actual.meta)
             return
-        plan = desired.plugin.plan(desired.pod, desired.volume, self._objects.view(), self._node)
+        try:
+            plan = desired.plugin.plan(desired.pod, desired.volume, self._objects.view(), self._node)
+        except WriteFailed as error:
+            # kubelet fails while it writes: its plugin directory is there, and its text has the volume's path
+            await self._publisher.send(messages.AddPlugin(ref.pod_uid, ref.plugin))
+            raise VolumeError(str(error).replace(ROOT, self._mountpoint)) from None
         if isinstance(plan, EmptyDir):
             await self._set_up_empty_dir(desired, plan)
         else:

@@ -120,6 +120,11 @@ class Reconciler:
         except (VolumeError, OSError, RequestFailed) as error:
             retry = self._backoff.failed(ref)
             self._fail(operation, error, retry)
+        except Exception as error:
+            # a fault of ours in one volume is not the end of all others
+            retry = self._backoff.failed(ref)
+            log.exception("operation failed unexpectedly", action=action.value, volume=str(ref))
+            self._actual.failed(ref, f"{type(error).__name__} in fusevol, see its log")
         finally:
             self._busy.discard(ref)
             if ref in self._marked:

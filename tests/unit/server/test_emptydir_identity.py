@@ -306,6 +306,5 @@ def _all_descriptors() -> list[int]:
     while True:
         try:
             taken.append(os.open("/", os.O_PATH))
-        except OSError as error:
-            assert error.errno == errno.EMFILE
+        except OSError:
             return taken

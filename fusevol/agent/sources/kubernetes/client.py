@@ -116,7 +116,7 @@ class Client:
 
     @asynccontextmanager
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Watch]:
-        """A watch with bookmarks of a random length. Yields when the API server has taken it. Raises KubernetesError."""
+        """A watch of a random length, with bookmarks. Yields when the API server took it. Raises KubernetesError."""
         seconds = int(self._timing.watch_shortest * self._rng.uniform(1.0, 2.0))
         whole = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(max(seconds, 1))}
         async with self._answered("GET", path, whole, b"", JSON) as response:

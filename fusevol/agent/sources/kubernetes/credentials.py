@@ -103,9 +103,9 @@ class Credentials:
     def __repr__(self) -> str:
         return f"<credentials for {self.server}>"
 
-    async def connect(self, timeout: float) -> trio.abc.Stream:
-        """A TLS connection on which HTTP/2 is agreed, within `timeout` seconds (trio.TooSlowError)."""
-        with trio.fail_after(timeout):
+    async def connect(self, within: float) -> trio.abc.Stream:
+        """A TLS connection on which HTTP/2 is agreed, `within` so many seconds (trio.TooSlowError)."""
+        with trio.fail_after(within):
             tcp = await trio.open_tcp_stream(self.host, self.port)
             tls = trio.SSLStream(tcp, self.context, server_hostname=self.server_name, https_compatible=True)
             try:
@@ -118,9 +118,9 @@ class Credentials:
             return tls
 
 
-async def load(origin: Kubeconfig | InCluster, timeout: float) -> Credentials:
-    """Runs the helper. Raises CredentialsError."""
-    wire = decode(await _run(origin.arguments(), timeout))
+async def load(origin: Kubeconfig | InCluster, within: float) -> Credentials:
+    """Runs the helper for at most `within` seconds. Raises CredentialsError."""
+    wire = decode(await _run(origin.arguments(), within))
     return credentials(wire)
 
 
@@ -203,9 +203,9 @@ def _ssl_reason(error: Exception) -> str:
     return (getattr(error, "reason", None) or str(error)).lower().replace("_", " ")
 
 
-async def _run(arguments: list[str], timeout: float) -> bytes:
+async def _run(arguments: list[str], within: float) -> bytes:
     try:
-        with trio.fail_after(timeout):
+        with trio.fail_after(within):
             done = await trio.run_process(
                 [sys.executable, "-m", HELPER, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -216,7 +216,7 @@ async def _run(arguments: list[str], timeout: float) -> bytes:
                 deliver_cancel=_end,
             )
     except trio.TooSlowError:
-        raise CredentialsError(f"credentials could not be loaded within {timeout:g} s") from None
+        raise CredentialsError(f"credentials could not be loaded within {within:g} s") from None
     except OSError as error:
         raise CredentialsError(f"the credentials helper: {error.strerror}") from None
     if done.returncode:
@@ -307,7 +307,7 @@ class CredentialStore:
             old.authorization.wipe()
 
     async def _until_due(self, retry: float) -> None:
-        """Returns at `retry` (trio's clock), when asked to, when a file has changed or the credentials are to expire."""
+        """Returns at `retry` (trio's clock), when asked to, when a file has changed, or before they expire."""
         while (left := retry - trio.current_time()) > 0:
             with trio.move_on_after(min(left, self._timing.credentials_poll, self._until_expiry())):
                 await self._asked.wait()

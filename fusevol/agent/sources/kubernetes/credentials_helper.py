@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import importlib
 import io
 import json
 import logging
@@ -63,13 +64,11 @@ def kubeconfig(path: str, context: str | None, directory: str, said: io.StringIO
     files = fingerprints(path)  # before it is read: a change in between is seen as one
     if not files:
         raise HelperError(f"{path}: No such file or directory")
-    from kubernetes.client import Configuration
-    from kubernetes.config.kube_config import KubeConfigLoader, KubeConfigMerger
-
-    merged = KubeConfigMerger(path).config
+    package = imported("kubernetes.config.kube_config")
+    merged = package.KubeConfigMerger(path).config
     if merged is None:
         raise HelperError(f"{path}: no configuration in it")
-    loader = KubeConfigLoader(config_dict=merged, active_context=context, temp_file_path=directory)
+    loader = package.KubeConfigLoader(config_dict=merged, active_context=context, temp_file_path=directory)
     user, cluster = entries(merged.value, loader.current_context)
     if cluster_only:
         merged.value["users"] = []
@@ -79,7 +78,7 @@ def kubeconfig(path: str, context: str | None, directory: str, said: io.StringIO
     for entry, key in named:
         if entry.get(key):
             files |= fingerprints(os.path.normpath(os.path.join(base, entry[key])))
-    configuration: Any = type.__call__(Configuration)
+    configuration = package.Configuration()
     loader.load_and_set(configuration)
     if cluster.get("proxy-url"):
         raise HelperError(f"{path}: proxy-url is not supported")
@@ -88,6 +87,11 @@ def kubeconfig(path: str, context: str | None, directory: str, said: io.StringIO
         raise HelperError(said.getvalue().strip() or "the exec plugin gave no credentials")
     expires = getattr(loader, "expiry", None)
     return wire(configuration, authorization, files, expires=expires.timestamp() if expires else None)
+
+
+def imported(module: str) -> Any:
+    """The package is not typed, and imported only once its input is known to be there."""
+    return importlib.import_module(module)
 
 
 def entries(config: Any, context: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,11 +112,9 @@ def in_cluster(directory: Path) -> Any:
     """What a Pod's ServiceAccount volume and environment say."""
     token, authority = directory / "token", directory / "ca.crt"
     files = fingerprints(str(token), str(authority))
-    from kubernetes.client import Configuration
-    from kubernetes.config.incluster_config import InClusterConfigLoader
-
-    configuration: Any = type.__call__(Configuration)
-    InClusterConfigLoader(token_filename=str(token), cert_filename=str(authority)).load_and_set(configuration)
+    package = imported("kubernetes.config.incluster_config")
+    configuration = package.Configuration()
+    package.InClusterConfigLoader(token_filename=str(token), cert_filename=str(authority)).load_and_set(configuration)
     return wire(configuration, configuration.api_key["BearerToken"], files, expires=None)
 
 

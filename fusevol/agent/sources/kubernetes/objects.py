@@ -96,7 +96,7 @@ class ObjectKeeper:
         except FusevolError as error:
             log.debug("watch_failed", object=str(self._ref), error=str(error))
             self._version = None
-            if not (resumed and isinstance(error, ApiError) and error.gone):
+            if not (isinstance(error, ApiError) and error.gone and (resumed or self._fruitful)):
                 await self._pause(error)
             return
         if self._fruitful or trio.current_time() - began >= self._timing.watch_settled:
@@ -151,6 +151,7 @@ class ObjectKeeper:
     async def _present(self, found: Any) -> None:
         with self._interruption.hold():
             await self._teller.present(self._resource.delivered(self._ref, found))
+        await trio.lowlevel.checkpoint_if_cancelled()  # what was put off by holding
 
     def _failed(self, error: FusevolError) -> None:
         """Tells it, unless the object could be read before and may soon be again, or only the connection broke."""

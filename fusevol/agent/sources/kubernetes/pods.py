@@ -1,4 +1,5 @@
-"""The Pods of the node: a list and a watch with `spec.nodeName=<node>`, the one selector a node may use (KUBELET.md 12.12).
+"""The Pods of the node: a list and a watch with `spec.nodeName=<node>`, the one selector that a node may use
+(KUBELET.md 12.12).
 
 A Pod is gone when the watch says DELETED or when a list, which is always consistent, has it no longer; so a list after
 410 removes what is gone and nothing else.
@@ -17,6 +18,7 @@ from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected, KubernetesError
 from fusevol.agent.sources.kubernetes.timing import Backoff, Timing
 from fusevol.agent.sources.source import Sink
+from fusevol.model.pod import Pod
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +75,7 @@ class PodKeeper:
                 self._report(str(error))  # a list; a watch that is lost is resumed
         except KubernetesError as error:
             self._version = None
-            if not (resumed and isinstance(error, ApiError) and error.gone):
+            if not (isinstance(error, ApiError) and error.gone and (resumed or self._fruitful)):
                 self._report(str(error))
                 await self._pause(error)
             return
@@ -116,7 +118,7 @@ class PodKeeper:
             self._gone(meta.uid)
         return meta.resource_version
 
-    def _changed(self, pod: schema.Pod | schema.Misunderstood) -> None:
+    def _changed(self, pod: Pod | schema.Misunderstood) -> None:
         meta = pod.metadata
         if self._versions.get(meta.uid) == meta.resource_version:
             return

@@ -57,16 +57,17 @@ class Pool:
 
     @asynccontextmanager
     async def exchange(
-        self, method: str, target: str, headers: Callable[[], Sequence[Header]], body: bytes, timeout: float
+        self, method: str, target: str, headers: Callable[[], Sequence[Header]], body: bytes, within: float
     ) -> AsyncIterator[Response]:
-        """As Connection.exchange; `headers` are asked for when there is a connection. Until the answer's headers it takes at most `timeout` seconds from the moment that there is a
-        connection. What was certainly not processed is sent again."""
+        """As Connection.exchange, with a bound: Disconnected if there are no headers `within` so many seconds from the
+        moment that there is a connection. Then too the request's `headers` are asked for. What was certainly not
+        processed is sent again."""
         attempt = 0
         while True:
             attempt += 1
             connection = await self._connection()  # no checkpoint between this and the opening of the stream
             entered = False
-            deadline = trio.CancelScope(deadline=trio.current_time() + timeout)
+            deadline = trio.CancelScope(deadline=trio.current_time() + within)
             try:
                 with deadline:
                     async with connection.exchange(method, target, headers(), body) as response:
@@ -78,7 +79,7 @@ class Pool:
                     raise
                 continue
             if not entered:
-                raise Disconnected(f"no answer within {timeout:g} s")
+                raise Disconnected(f"no answer within {within:g} s")
             return
 
     async def _connection(self) -> Connection:

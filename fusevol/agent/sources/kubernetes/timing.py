@@ -58,8 +58,8 @@ def quick_retries() -> Iterator[float]:
 
 
 class Backoff:
-    """Pauses of `first` × 2ⁿ seconds up to `cap`, each shortened by up to a half at random, so that a cluster's nodes do
-    not come back all at once."""
+    """Pauses of `first` × 2ⁿ seconds up to `cap`, each shortened by up to a half at random, so that a cluster's nodes
+    do not come back all at once."""
 
     def __init__(self, timing: Timing, rng: random.Random) -> None:
         self._first = timing.backoff_first

@@ -83,7 +83,8 @@ class TokenKeeper:
         self._lock = trio.Lock()  # held from a request to its delivery
         self._stopped = False
         self._issued = 0
-        self._renew_at = 0.0  # seconds since the epoch; 0: now. Under _lock
+        self._wanted = True  # now, whatever _renew_at says
+        self._renew_at = 0.0  # seconds since the epoch. Under _lock
         self._expires: float | None = None  # of the token that was delivered last. Under _lock
 
     async def run(self) -> None:
@@ -95,7 +96,7 @@ class TokenKeeper:
         self._interruption.interrupt()
 
     def redeliver(self) -> None:
-        self._renew_at = 0.0
+        self._wanted = True
         self._interruption.interrupt()
 
     async def refresh(self) -> None:
@@ -110,7 +111,7 @@ class TokenKeeper:
     async def _attempt(self) -> None:
         async with self._lock:
             try:
-                if self._now() >= self._renew_at:
+                if self._wanted or self._now() >= self._renew_at:
                     await self._fetch()
                     self._backoff.reset()
                 pause = min(max(0.0, self._renew_at - self._now()), LONGEST_SLEEP)
@@ -121,7 +122,7 @@ class TokenKeeper:
 
     async def _fetch(self) -> None:
         """Requests a token and delivers it. Raises FusevolError. Under _lock."""
-        self._renew_at = 0.0
+        self._wanted = False  # before the request: a redelivery that is asked for from here on is another one
         early = quick_retries()
         deadline = trio.current_time() + self._timing.forbidden
         while True:
@@ -138,10 +139,9 @@ class TokenKeeper:
         self._issued += 1
         version = f"{answer.status.expiration_timestamp}-{self._issued}"
         token = SecretBytes(answer.status.token.encode())
+        delivered = DeliveredObject(self._ref, self._spec.pod_uid, version, False, {TOKEN_KEY: token})
         with self._interruption.hold():
-            await self._teller.present(
-                DeliveredObject(self._ref, self._spec.pod_uid, version, False, {TOKEN_KEY: token})
-            )
+            await self._teller.present(delivered)
         self._expires = expires
         seconds = answer.spec.expiration_seconds or self._spec.expiration_seconds
         self._renew_at = renewal(expires, seconds, self._rng.randrange(JITTER))

@@ -129,7 +129,11 @@ class Files:
         try:
             data, stamp = await reading.read_settled(self._directory / name, self._timing.still)
         except Busy:
-            self._note_busy(name, file)
+            self._wait_for(name, file, "some process keeps it open for writing", self._timing.patience)
+            return
+        except FileNotFoundError:
+            # gone since the directory was listed, or a link that leads nowhere, perhaps for a moment only
+            self._wait_for(name, file, "a link that leads nowhere", self._timing.gone)
             return
         except TooLarge:
             file.problems = (SourceProblem(f"larger than {reading.MAX_FILE} bytes", name),)
@@ -149,12 +153,12 @@ class Files:
             file.held = contents.kept()
             file.problems = ()
 
-    def _note_busy(self, name: str, file: _File) -> None:
+    def _wait_for(self, name: str, file: _File, problem: str, patience: float) -> None:
         now = self._clock()
         if file.busy_since is None:
             file.busy_since = now
-        if now - file.busy_since >= self._timing.patience:
-            file.problems = (SourceProblem("some process keeps it open for writing", name),)
+        if now - file.busy_since >= patience:
+            file.problems = (SourceProblem(problem, name),)
 
 
 def manifest_of(held: list[tuple[str, FileContents]]) -> dict[ObjectRef, tuple[str, Manifest]]:

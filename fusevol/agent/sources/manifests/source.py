@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import trio
 
 from fusevol.agent.sources.manifests.contents import Invalid
 from fusevol.agent.sources.manifests.files import Files, Timing, manifest_of
+from fusevol.agent.sources.manifests.node import machine_allocatable
 from fusevol.agent.sources.manifests.objects import Manifest
 from fusevol.agent.sources.manifests.reading import Busy, TooLarge
 from fusevol.agent.sources.manifests.watching import watch_directory
@@ -52,20 +54,21 @@ class ManifestSource:
         directory: Path,
         sink: Sink,
         node: str,
-        allocatable: Mapping[str, str],
-        digest_key: bytes,
+        *,
+        allocatable: Mapping[str, str] | None = None,
+        digest_key: bytes | None = None,
         timing: Timing | None = None,
         watch: Watch = watch_directory,
     ) -> None:
-        """`allocatable` is that of the Node where no manifest says it (`machine_allocatable`). `digest_key`: random
+        """`allocatable` is that of the Node where no manifest says it (this machine's by default). `digest_key`: random
         bytes; contents are compared by digests with it."""
         self._directory = directory
         self._sink = sink
         self._node = node
-        self._allocatable = dict(allocatable)
+        self._allocatable = machine_allocatable(Path("/")) if allocatable is None else dict(allocatable)
         self._timing = timing or Timing()
         self._watch = watch
-        self._files = Files(directory, self._timing, digest_key, trio.current_time)
+        self._files = Files(directory, self._timing, digest_key or secrets.token_bytes(32), trio.current_time)
         self._working = trio.Lock()  # held while the directory is read and what follows is delivered
         self._wake = trio.Event()
         self._synced = False
@@ -167,12 +170,10 @@ class ManifestSource:
         ]
 
     def _mark_changed(self, objects: dict[ObjectRef, tuple[str, Manifest]]) -> None:
-        was_synced = self._synced
         for ref in self._references:
             before, now = self._objects.get(ref), objects.get(ref)
-            mended = ref in self._failed and (
-                self._files.is_valid(now[0]) if now else self._files.complete and not was_synced
-            )
+            known = self._files.is_valid(now[0]) if now else self._files.complete
+            mended = ref in self._failed and known
             if mended or _identity(before) != _identity(now):
                 self._due.add(ref)
         self._objects = objects
@@ -223,15 +224,17 @@ class ManifestSource:
             values = await self._files.values(file, manifest)
         except Busy:
             self._due.add(manifest.ref)
+            return
         except (Invalid, TooLarge, OSError):
+            values = None
+        if values is not None:
+            await self._hand_over(manifest, values)
+        elif self._files.is_valid(file):
+            self._due.add(manifest.ref)  # the file has just changed: the next scan reads it
+        else:
             self._failed.add(manifest.ref)
             message = f'secret "{manifest.ref.name}" cannot be had while its manifest {file} is invalid'
             self._sink.object_failed(manifest.ref, message)
-        else:
-            if values is None:
-                self._due.add(manifest.ref)
-            else:
-                await self._hand_over(manifest, values)
 
     async def _hand_over(self, manifest: Manifest, values: Mapping[str, bytes]) -> None:
         data = {key: SecretBytes(value) for key, value in values.items()}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import trio
@@ -32,7 +32,7 @@ async def watch_directory(directory: Path, changed: Callable[[], None]) -> None:
 async def _watch(directory: Path, changed: Callable[[], None]) -> None:
     """Returns when another directory stands at the path, or none."""
     identity = _identity(directory)
-    stop = threading.Event()
+    stop = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_set_when_cancelled, stop)
         changes = watchfiles.awatch(
@@ -46,15 +46,16 @@ async def _watch(directory: Path, changed: Callable[[], None]) -> None:
             recursive=False,
             ignore_permission_denied=True,
         )
-        async for events in changes:
-            if events:
-                changed()
-            if _identity(directory) != identity:
-                break
+        async with aclosing(changes):
+            async for events in changes:
+                if events:
+                    changed()
+                if _identity(directory) != identity:
+                    break
         nursery.cancel_scope.cancel()
 
 
-async def _set_when_cancelled(stop: threading.Event) -> None:
+async def _set_when_cancelled(stop: trio.Event) -> None:
     """The thread that waits for events cannot be cancelled; it looks at this."""
     try:
         await trio.sleep_forever()

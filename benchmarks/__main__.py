@@ -1,0 +1,27 @@
+"""`./scripts/bench`: lists the benches, or runs one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks import latency
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="./scripts/bench",
+        description="Benches of fusevol. Each prints the machine and the method next to its numbers.",
+        epilog="`./scripts/bench BENCH --help` tells a bench's options.",
+    )
+    benches = parser.add_subparsers(dest="bench", metavar="BENCH", title="benches")
+    latency.add_arguments(benches.add_parser("latency", help=latency.SUMMARY, description=latency.__doc__))
+    options = parser.parse_args()
+    if options.bench is None:
+        parser.print_help()
+        return 0
+    return latency.run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""The keeper of the node's Pods, its API server scripted."""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager
+
+import trio
+import trio.testing
+
+from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected
+from fusevol.agent.sources.kubernetes.pods import PodKeeper
+from fusevol.agent.sources.kubernetes.timing import Timing
+from tests.kubernetes.recording import RecordingSink
+from tests.unit.kubernetes.scripted import ScriptedClient, expired, pod
+
+
+def pods(version: int, *items: dict) -> dict:
+    return {"metadata": {"resourceVersion": str(version)}, "items": list(items) or None}
+
+
+@asynccontextmanager
+async def keeping(client: ScriptedClient, sink: RecordingSink, reports: list | None = None):
+    report = (reports if reports is not None else []).append
+    keeper = PodKeeper(client, sink, "n", report, Timing(), random.Random(1))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield keeper
+        nursery.cancel_scope.cancel()
+
+
+async def test_list_and_watch(autojump_clock):
+    client, sink = ScriptedClient([pods(10, pod("a", 4))]), RecordingSink()
+    async with keeping(client, sink):
+        assert sink.synced == 1
+        assert client.watches[0].query == {"fieldSelector": "spec.nodeName=n", "resourceVersion": "10"}
+        client.watches[0].event("ADDED", pod("b", 11))
+        client.watches[0].event("MODIFIED", pod("b", 12, "Failed"))
+        client.watches[0].event("MODIFIED", pod("b", 12, "Failed"))
+        client.watches[0].event("DELETED", pod("a", 13))
+        client.watches[0].event("DELETED", pod("a", 13))
+        await trio.testing.wait_all_tasks_blocked()
+    assert sink.pod_changes == ["a", "b", "b"]
+    assert sink.pods_gone == ["a"]
+    assert [p.terminal for p in sink.pods.values()] == [True]
+
+
+async def test_an_empty_node_is_synced(autojump_clock):
+    sink = RecordingSink()
+    async with keeping(ScriptedClient([pods(10)]), sink):
+        assert sink.synced == 1
+
+
+async def test_a_list_after_410_deletes_only_what_is_gone(autojump_clock):
+    client = ScriptedClient([pods(10, pod("stays", 4), pod("goes", 5)), pods(20, pod("stays", 4), pod("new", 15))])
+    sink = RecordingSink()
+    async with keeping(client, sink):
+        client.watches[0].bookmark(11)
+        client.watches[0].fail(expired())
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.watches[1].query["resourceVersion"] == "20"
+    assert sink.pods_gone == ["goes"]
+    assert sink.pod_changes == ["stays", "goes", "new"]
+    assert sink.synced == 1
+
+
+async def test_a_list_that_fails_deletes_nothing_and_says_why(autojump_clock):
+    client, sink, reports = ScriptedClient([pods(10, pod("a", 4))]), RecordingSink(), []
+    async with keeping(client, sink, reports):
+        client.gets[:] = [ApiError(500, "InternalError", "etcd is full")]
+        client.watches[0].fail(expired())
+        await trio.sleep(10)
+        assert "etcd is full" in reports
+        client.gets[:] = [pods(11, pod("a", 4))]
+        await trio.sleep(31)
+        assert reports[-1] is None
+    assert sink.pods_gone == []
+    assert sink.pod_changes == ["a"]
+
+
+async def test_a_lost_watch_is_resumed_without_a_list(autojump_clock):
+    client, sink = ScriptedClient([pods(10, pod("a", 4))]), RecordingSink()
+    async with keeping(client, sink):
+        client.watches[0].event("MODIFIED", pod("a", 12))
+        client.watches[0].fail(Disconnected("cut"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.watches[1].query["resourceVersion"] == "12"
+        assert [call.split()[0] for call in client.calls] == ["GET", "WATCH", "WATCH"]
+
+
+async def test_a_watch_that_lags_behind_a_refresh_undoes_nothing(autojump_clock):
+    client, sink = ScriptedClient([pods(10, pod("a", 4)), pods(20, pod("b", 15))]), RecordingSink()
+    async with keeping(client, sink) as keeper:
+        await keeper.refresh()
+        client.watches[0].event("MODIFIED", pod("a", 11))
+        client.watches[0].event("ADDED", pod("b", 14))
+        client.watches[0].event("DELETED", pod("a", 16))
+        client.watches[0].event("MODIFIED", pod("b", 21))
+        await trio.testing.wait_all_tasks_blocked()
+    assert sink.pod_changes == ["a", "b", "b"]
+    assert sink.pods_gone == ["a"]
+
+
+async def test_a_pod_that_is_not_understood_hides_no_other(autojump_clock):
+    strange = pod("strange", 5) | {"spec": {"volumes": "many"}}
+    client, sink = ScriptedClient([pods(10, strange, pod("a", 4))]), RecordingSink()
+    async with keeping(client, sink):
+        assert sink.pod_changes == ["a"]
+        assert sink.synced == 1
+        client.watches[0].event("MODIFIED", pod("strange", 11))
+        await trio.testing.wait_all_tasks_blocked()
+    assert sink.pod_changes == ["a", "strange"]
