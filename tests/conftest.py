@@ -21,13 +21,17 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """Fails a test that leaves a FUSE mount or a process behind, and removes both for the tests that follow."""
+def nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fails a test that leaves a FUSE mount or a process behind, and removes both for the tests that follow.
+
+    Mounts elsewhere than below pytest's temporary directory are somebody else's.
+    """
+    base = f"{tmp_path_factory.getbasetemp()}/"
     mounts, pids = processes.fuse_mounts(), set(processes.children())
     yield
     deadline = time.monotonic() + LEFTOVERS_GRACE
     while True:
-        left_mounts = processes.fuse_mounts() - mounts
+        left_mounts = {mount for mount in processes.fuse_mounts() - mounts if mount.startswith(base)}
         left = {pid: command for pid, command in processes.children().items() if pid not in pids}
         if not (left_mounts or left):
             return

@@ -76,9 +76,9 @@ class Barrier:
     def missing(self, goal: Goal) -> Iterator[str]:
         """What is not yet as the goal has it, one line each."""
         manager = self._manager
-        if not manager.synced:
-            yield "the source has not synced yet"
         if goal == Goal():
+            if not manager.synced:
+                yield "the source has not synced yet"
             yield from (_problem(problem) for problem in manager.current_problems)
             yield from self._leftovers()
         volumes = [volume for volume in manager.desired.volumes.values() if _concerns(goal, volume)]

@@ -20,12 +20,13 @@ from fusevol.agent.plugins.registry import default_registry
 from fusevol.agent.publisher.publisher import Publisher
 from fusevol.agent.service import Service
 from fusevol.agent.sources.source import Source
+from fusevol.agent.telemetry import logs
 from fusevol.agent.telemetry.status import StatusReporter
 from fusevol.agent.volumemanager.backing import StateDirectory
 from fusevol.agent.volumemanager.manager import VolumeManager
 from fusevol.agent.volumemanager.standing import StandingMounts
 from fusevol.model.refs import PodRef
-from fusevol.system import logs, memory, mounts
+from fusevol.system import memory, mounts
 
 log = structlog.get_logger()
 
@@ -35,7 +36,7 @@ REFUSED = 4
 def main() -> None:
     """Exit codes: 0 after SIGTERM or when the keeper is gone, 4 when memory must be locked and cannot be."""
     config = msgspec.json.decode(sys.argv[1], type=Config)
-    logs.configure("agent", config.log_format, config.verbosity)
+    logs.configure(config.log_format, config.verbosity)
     _protect_memory(config.require_locked_memory)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from fusevol.model.errors import UserError
 from fusevol.protocol.instance import Instance
 
 NO_INSTANCE = 3
+
+AGENT_LEAVES = 2.0
+"""Seconds that an agent, which stands on the mount too, may take to notice that its keeper has gone."""
 
 _STOP_TIMEOUT = 60.0
 """Seconds; the keeper ends its processes within half of it."""
@@ -44,9 +48,11 @@ def _clear_away(instance: Instance, error: UserError) -> int:
 
     found = find_mount(instance.mountpoint)
     if found is not None and found.fstype == FSTYPE:
-        holding = [holder._asdict() for holder in holders(found)]
-        if holding:
-            return _say_busy(instance, holding)
+        deadline = time.monotonic() + AGENT_LEAVES
+        while holding := holders(found):
+            if time.monotonic() > deadline:
+                return _say_busy(instance, [holder._asdict() for holder in holding])
+            time.sleep(0.1)
         try:
             remove(instance.mountpoint, detach=False)
         except MountBusy:

@@ -19,11 +19,11 @@ NO_INSTANCE = 3
 _RETRY = 0.05
 """Seconds between two attempts to find the instance."""
 
-_GRACE = 1.0
-"""Seconds that the agent may take beyond the time-out to say what is missing."""
+_GRACE = 5.0
+"""Seconds beyond the time-out for the answer: an agent that has just been started reads the question late."""
 
 _NAME = r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?"
-_FOR = re.compile(rf"synced|pod/{_NAME}/{_NAME}|object=(?:ConfigMap|Secret)/{_NAME}/{_NAME}(?:@\S+)?")
+_FOR = re.compile(rf"synced|pod/{_NAME}/{_NAME}|object=(?i:ConfigMap|Secret)/{_NAME}/{_NAME}(?:@\S+)?")
 
 
 def wait(

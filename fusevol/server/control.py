@@ -44,6 +44,7 @@ class ControlServer:
             messages.PutObject: lambda m: volumes.contents.put(m.ref, m.version, m.data),
             messages.DropObject: lambda m: volumes.contents.drop(m.ref),
             messages.AddPod: lambda m: volumes.add_pod(m.uid),
+            messages.AddPlugin: lambda m: volumes.add_plugin(m.uid, m.plugin),
             messages.RemovePod: lambda m: volumes.remove_pod(m.uid),
             messages.Publish: lambda m: volumes.publish(m.volume, m.directory, m.tree, m.digest, m.meta),
             messages.Stage: lambda m: messages.View(volumes.stage(m.volume, m.directory, m.tree, m.digest, m.meta)),

@@ -89,9 +89,9 @@ class SecretHandle(ContentHandle):
     keep_cache = False
 
     def release(self) -> None:
-        # a private mapping leaves its pages in the page cache, direct_io or not (FUSE.md 5)
-        if self.node.opens == 1:
-            self.node.notify(PagesStale(self.node.nodeid))
+        # a private mapping leaves its pages in the page cache, direct_io or not (FUSE.md 5). At every close, not at the
+        # last one only: somebody may keep the file open for ever
+        self.node.notify(PagesStale(self.node.nodeid))
 
 
 class VersionDirectory(Directory):

@@ -105,11 +105,19 @@ class Volumes:
     def add_pod(self, uid: str) -> None:
         self._plugins(uid)
 
+    def add_plugin(self, uid: str, plugin: str) -> None:
+        """A plugin's directory without a volume yet. It goes with the last volume in it, or with the Pod."""
+        _check_names(uid, escaped(plugin))
+        self._directory(self._plugins(uid), escaped(plugin), 0o755)
+
     def remove_pod(self, uid: str) -> None:
         for ref in [ref for ref in self._volumes if ref.pod_uid == uid]:
             self.unpublish(ref)
         pod = self._pods.children.get(uid)
         if isinstance(pod, Directory):
+            plugins = self._plugins(uid)
+            for name in list(plugins.children):
+                self._remove(plugins, name)
             self._remove(pod, "volumes")
             self._remove(self._pods, uid)
 
@@ -132,11 +140,14 @@ class Volumes:
         """A first set-up, visible in one step."""
         if ref in self._volumes:
             raise Rejected(f"{ref} is published already")
+        _check_names(ref.pod_uid, escaped(ref.plugin), ref.name)
+        before = escaped(ref.plugin) in self._plugins(ref.pod_uid).children
         parent = self._plugin(ref)
         try:
             volume = ProjectedVolume(self._around, ref, parent, directory, tree, digest, meta)
         except BaseException:
-            self._remove_if_empty(parent, escaped(ref.plugin))
+            if not before:
+                self._remove_if_empty(parent, escaped(ref.plugin))
             raise
         self._enter(ref, volume, parent)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from fusevol.model.refs import VolumeRef
 from fusevol.model.tree import Tree
 from fusevol.model.volume import ObjectVersion, VolumeMeta
 from fusevol.protocol import messages
-from tests.support.server import Control, ServerUnderTest, Writer, config_map, in_child, literal_tree
+from tests.support.server import Control, ServerUnderTest, Writer, config_map, errno_of, literal_tree
 
 pytestmark = pytest.mark.root
 
@@ -105,7 +106,7 @@ def test_many_keys_odd_names_and_large_contents(server: ServerUnderTest) -> None
 
 def test_names_that_are_not_utf8_are_found_by_their_bytes(server: ServerUnderTest) -> None:
     root = server.publish(VOLUME, literal_tree({"k": b"v"}))
-    assert in_child(lambda: os.stat(os.fsencode(root) + b"/\xff\xfe")) == "ENOENT"
+    assert errno_of(lambda: os.stat(os.fsencode(root) + b"/\xff\xfe")) == "ENOENT"
 
 
 def test_extended_attributes_of_the_root(server: ServerUnderTest) -> None:
@@ -121,7 +122,7 @@ def test_extended_attributes_of_the_root(server: ServerUnderTest) -> None:
     }
     server.control.expect(messages.Annotate(VOLUME, VolumeMeta("shop", "cart", 4, "later")), messages.Done)
     assert os.getxattr(root, "user.fusevol.generation") == b"4"
-    assert in_child(lambda: os.getxattr(root, "user.other")) == "ENODATA"
+    assert errno_of(lambda: os.getxattr(root, "user.other")) == "ENODATA"
     assert os.listxattr(root / "k") == []
 
 
@@ -155,16 +156,8 @@ def test_each_step_is_refused_to_another_thread_and_taken_from_the_writer(server
     other = Writer()
     try:
         for step in [*plan.steps, *plan.removals[FIRST]]:
-            attempts: dict[str, Callable[[], object]] = {
-                "mkdir": lambda: os.mkdir(root / step.path, 0o700),
-                "chmod": lambda: os.chmod(root / step.path, int(step.argument)),
-                "symlink": lambda: os.symlink(str(step.argument), root / step.path),
-                "rename": lambda: os.rename(root / step.path, root / str(step.argument)),
-                "unlink": lambda: os.unlink(root / step.path),
-                "rmdir": lambda: os.rmdir(root / step.path),
-            }
             with pytest.raises(OSError, match="Read-only file system"):
-                other(attempts[step.call])
+                server.write(VOLUME, [step], other)
             server.write(VOLUME, [step])
     finally:
         other.stop()
@@ -177,7 +170,7 @@ def test_a_thread_that_never_looked_the_nonce_up_is_no_writer(server: ServerUnde
     server.control.expect(messages.RegisterWriter("..nonce-x"), messages.Done)
     server.control.expect(messages.ConfirmWriter(), messages.Failed)
     server.stage(VOLUME, literal_tree({"k": b"2"}), NEXT)
-    assert in_child(lambda: os.mkdir(root / NEXT)) == "EROFS"
+    assert errno_of(lambda: os.mkdir(root / NEXT)) == "EROFS"
 
 
 def test_a_caller_that_the_mounters_pid_namespace_does_not_know_is_no_writer(tmp_path: Path) -> None:
@@ -270,25 +263,20 @@ def _content(name: str, directory: int) -> bytes:
 
 def test_what_is_removed_is_gone_at_once_for_those_who_had_it_cached(server: ServerUnderTest) -> None:
     root = server.publish(VOLUME, literal_tree({"k": b"v", "dir/l": b"w"}))
-    ready, go = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:  # another process, which stands in the volume and has all of it cached
-        seen = -1
-        try:
-            os.chdir(root)
-            shape(root)
-            os.write(ready[1], b"1")
-            os.read(go[0], 1)
-            below = sum(os.path.lexists(path) for path in ("k", "dir/l", "..data", FIRST, f"{FIRST}/k", str(root)))
-            seen = below + os.path.lexists(server.mount / "pods/uid-1")
-        finally:
-            os._exit(seen & 0xFF)
-    assert os.read(ready[0], 1) == b"1"
-    server.control.expect(messages.RemovePod("uid-1"), messages.Done)
-    os.write(go[1], b"1")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    for fd in (*ready, *go):
-        os.close(fd)
+    # another process, which stands in the volume and has all of it cached
+    look = """
+import os, sys
+paths = sys.argv[1:]
+for _ in range(2):
+    print(sum(os.path.lexists(path) for path in paths), flush=True)
+    sys.stdin.readline()
+"""
+    paths = ["k", "dir/l", "..data", FIRST, f"{FIRST}/k", str(root), str(server.mount / "pods/uid-1")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", look, *paths], cwd=root, **pipes) as other:
+        assert other.stdout.readline() == "7\n"
+        server.control.expect(messages.RemovePod("uid-1"), messages.Done)
+        assert other.communicate("\n\n", timeout=10)[0] == "0\n"
     assert os.listdir(server.mount / "pods") == []
     assert (server.mount / "pods").stat().st_nlink == 2
 

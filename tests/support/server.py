@@ -8,6 +8,7 @@ with ServerUnderTest(tmp_path) as server:
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import queue
 import signal
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fusevol.agent.publisher.atomic_writer import perform, plan_update
+from fusevol.agent.publisher.atomic_writer import Step, perform, plan_update
 from fusevol.model.objects import CONFIG_MAP
 from fusevol.model.refs import ObjectRef, VolumeRef
 from fusevol.model.tree import ContentRef, File, Literal, Tree, keyed_digest
@@ -174,15 +175,18 @@ class ServerUnderTest:
             self._writer.stop()
         self._end()
         if kind is None:
-            assert self.process.returncode == 0, self.log.read_text()
+            assert self.process.returncode == 0, (self.process.returncode, self.log.read_text())
 
     def _end(self) -> None:
         _unmount(self.mount)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait(10)
+        # a mount namespace that somebody made meanwhile may hold a copy of the mount: then SIGTERM has to do
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                self.process.wait(10)
+                return
+            except subprocess.TimeoutExpired:
+                self.process.send_signal(number)
+        self.process.wait(10)
 
     # ---------------------------------------------------------------------------------------- what an agent does
 
@@ -234,7 +238,9 @@ class ServerUnderTest:
         for steps in update.removals.values() if removals else ():
             self.write(volume, steps)
 
-    def write(self, volume: VolumeRef, steps: Any) -> None:
+    def write(self, volume: VolumeRef, steps: Iterable[Step], thread: Writer | None = None) -> None:
+        """Makes the calls in the writer's thread, or in another one."""
+
         def work() -> None:
             mount = os.open(self.mount, os.O_PATH | os.O_DIRECTORY)
             try:
@@ -242,7 +248,7 @@ class ServerUnderTest:
             finally:
                 os.close(mount)
 
-        self.writer(work)
+        (thread or self.writer)(work)
 
     @property
     def writer(self) -> Writer:
@@ -270,31 +276,13 @@ def config_map(name: str) -> ObjectRef:
     return ObjectRef(CONFIG_MAP, "shop", name)
 
 
-def in_child(function: Callable[[], object], *, uid: int | None = None) -> str:
-    """Calls `function` in a process of its own. Returns `ok`, or the errno's name of the OSError that it raised."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            if uid is not None:
-                os.setgroups([])
-                os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
-            function()
-            answer = "ok"
-        except OSError as error:
-            import errno
-
-            answer = errno.errorcode.get(error.errno or 0, str(error))
-        except BaseException as error:
-            answer = repr(error)
-        os.write(write, answer.encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
-    return answer
+def errno_of(function: Callable[[], object]) -> str:
+    """`ok`, or the name of the errno of the OSError that `function` raises."""
+    try:
+        function()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "ok"
 
 
 def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> bool:

@@ -130,7 +130,8 @@ def _validate(path: str) -> None:
             raise WriteFailed(f"invalid path: must not contain '..': {path}")
         if len(_utf8(name)) > MAX_NAME:
             raise WriteFailed(f"invalid path: filenames must be less than or equal to {MAX_NAME} characters")
-    if names[0].startswith(".."):
+    # kubelet looks at the path as written and takes `./..data`, whose link would stand where `..data` is
+    if posixpath.normpath(path).startswith(".."):
         raise WriteFailed(f"invalid path: must not start with '..': {path}")
 
 

@@ -77,8 +77,14 @@ def parse(text: str | int | float) -> Quantity:
         raise InvalidQuantity(
             "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
         )
-    sign, whole, part, suffix = match["sign"], match["whole"] or "0", match["part"] or "", match["suffix"]
-    amount = Fraction(int(whole + part), 10 ** len(part)) * _scale(suffix)
+    sign, whole, part, suffix = match["sign"], match["whole"] or "", match["part"] or "", match["suffix"]
+    if not whole and match["part"] is None and suffix in ("Pi", "Ei"):
+        # only smaller suffixes have the fast path there that takes nothing for zero
+        raise InvalidQuantity("unable to parse numeric part of quantity")
+    digits = int(f"0{whole}{part}")
+    if not digits and _EXPONENT.fullmatch(suffix):
+        return ZERO
+    amount = Fraction(digits, 10 ** len(part)) * _scale(suffix)
     amount = Fraction(_away_from_zero(amount * _NANO), _NANO)
     if suffix in _BINARY_SUFFIXES:
         amount = min(amount, Fraction(_MAX_BINARY))

@@ -89,13 +89,17 @@ class EmptyDirNode(Node):
 
     def removed(self, descriptor: Descriptor) -> None:
         """The last name went, at the kernel's request. Who has the inode as working directory, or by a descriptor of
-        /proc/self/fd, may still use it (TAKEOVER.md 6), and no handle finds it: it keeps its descriptor to the end."""
+        /proc/self/fd, may still use it (TAKEOVER.md 6), and no handle finds it: it keeps its descriptor to the end.
+
+        The price: its space is free when the kernel's FORGET has come, some milliseconds after the removal."""
         self._removed = True
         self._descriptor = descriptor
         self.volume.recent.drop(self)
 
     def forgotten(self) -> None:
-        self.volume.recent.drop(self)
+        # said outright, since something may refer to the node for longer: its space is to be free by now
+        self.volume.forgotten(self)
+        self._descriptor = None
 
     def descriptor(self) -> Descriptor:
         """An O_PATH descriptor of the inode. Raises StaleNode if it was removed behind our back, OSError."""

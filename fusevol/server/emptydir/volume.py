@@ -122,6 +122,12 @@ class EmptyDirVolume:
             if node is not None and node.known:
                 node.removed(victim)
 
+    def forgotten(self, node: EmptyDirNode) -> None:
+        """The inode gets another node if the kernel ever asks for it again."""
+        self.recent.drop(node)
+        if self._nodes.get(node.identity) is node:
+            del self._nodes[node.identity]
+
     def _identify(self, descriptor: Descriptor) -> tuple[bytes | tuple[int, int], int]:
         """What makes an inode the same one, and its mode."""
         status = os.fstat(descriptor.fd)

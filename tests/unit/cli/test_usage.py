@@ -99,7 +99,6 @@ def test_wrong_usage(arguments: list[str], words: str) -> None:
         "pod/default/web/x",
         "pod/Default/web",
         "object=ConfigMap/c",
-        "object=configmap/default/c",
         "object=Pod/default/c",
         "object=Secret/default/c@",
         "object=Secret/default/../c",
@@ -112,7 +111,7 @@ def test_wait_for_what_nobody_knows(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["synced", "pod/default/web-0", "object=Secret/kube-system/a.b", "object=ConfigMap/d/c@7"]
+    "what", ["synced", "pod/default/web-0", "object=Secret/kube-system/a.b", "object=configmap/d/c@7"]
 )
 def test_no_instance(tmp_path: Path, what: str) -> None:
     result = fusevol("wait", tmp_path, "--for", what, "--timeout", "0.1", "--runtime-dir", tmp_path)

@@ -9,23 +9,25 @@ import pytest
 import trio
 import trio.testing
 from h2.settings import SettingCodes
+from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame
 from hypothesis import given
 from hypothesis import strategies as st
-from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame
 
 from fusevol.agent.sources.kubernetes.errors import Disconnected
-from fusevol.agent.sources.kubernetes.http2 import STREAM_WINDOW, Connection, GoAway, GoAwayFilter, Response
+from fusevol.agent.sources.kubernetes.goaway import GoAway, GoAwayFilter
+from fusevol.agent.sources.kubernetes.http2 import STREAM_WINDOW, Connection, Response
 from fusevol.agent.sources.kubernetes.timing import Timing
+from tests.kubernetes.recording import until
 from tests.unit.kubernetes.h2server import Server
 
 HEADERS = [(":scheme", "https"), (":authority", "api")]
 
 
 @asynccontextmanager
-async def connected(on_request, settings=None, timing: Timing = Timing()) -> AsyncIterator[tuple[Connection, Server]]:
+async def connected(on_request, settings=None) -> AsyncIterator[tuple[Connection, Server]]:
     ours, theirs = trio.testing.memory_stream_pair()
     server = Server(theirs, on_request, settings)
-    connection = Connection(ours, timing)
+    connection = Connection(ours, Timing())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
         await nursery.start(connection.run)
@@ -96,8 +98,8 @@ async def test_a_consumer_that_waits_holds_up_nobody_else():
         for _ in range(5):
             nursery.start_soon(hold)
         with trio.fail_after(5):
-            while len(server.requests) < 5 or any(server.http.local_flow_control_window(stream) for stream in (1, 3, 5, 7, 9)):
-                await trio.sleep(0.01)
+            await until(lambda: len(server.requests) == 5)
+            await until(lambda: not any(server.http.local_flow_control_window(stream) for stream in (1, 3, 5, 7, 9)))
             assert await get(connection, "/quick") == (200, b"/quick")
         nursery.cancel_scope.cancel()
 
@@ -166,17 +168,16 @@ async def test_goaway_lets_open_streams_go_on_and_refuses_new_ones():
         await go.wait()
         await server.send(stream, b"second", end=True)
 
-    async with connected(slow) as (connection, server):
-        async with connection.exchange("GET", "/", HEADERS) as response:
-            assert await response.receive() == b"first "
-            await server.goaway(2**31 - 1)
-            await trio.testing.wait_all_tasks_blocked(0.01)
-            assert connection.room == 0
-            with pytest.raises(Disconnected) as caught:
-                await get(connection, "/late")
-            assert not caught.value.processed
-            go.set()
-            assert await read(response) == b"second"
+    async with connected(slow) as (connection, server), connection.exchange("GET", "/", HEADERS) as response:
+        assert await response.receive() == b"first "
+        await server.goaway(2**31 - 1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert connection.room == 0
+        with pytest.raises(Disconnected) as caught:
+            await get(connection, "/late")
+        assert not caught.value.processed
+        go.set()
+        assert await read(response) == b"second"
 
 
 async def test_goaway_says_which_streams_were_not_processed():

@@ -149,3 +149,12 @@ async def test_redelivery_in_the_middle_of_a_delivery_is_not_lost(autojump_clock
         keeper.redeliver()
         await trio.sleep(3)
     assert [delivery.data["token"] for delivery in sink.delivered[REF]] == [b"one", b"two"]
+
+
+async def test_redelivery_is_tried_until_it_succeeds(autojump_clock):
+    failure = ApiError(500, "InternalError", "no signer")
+    client, sink = ScriptedClient(posts=[issued("one"), failure, issued("two")]), RecordingSink()
+    async with keeping(client, sink) as keeper:
+        keeper.redeliver()
+        await trio.sleep(5)
+    assert [delivery.data["token"] for delivery in sink.delivered[REF]] == [b"one", b"two"]

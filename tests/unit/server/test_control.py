@@ -120,6 +120,7 @@ async def test_every_request_of_the_protocol_is_answered(tmp_path: Path) -> None
         conversation: list[tuple[messages.Request, type[messages.Reply]]] = [
             (put("1", a=b"1"), Done),
             (messages.AddPod("uid-1"), Done),
+            (messages.AddPlugin("uid-1", "kubernetes.io/secret"), Done),
             (publish(tree("1", "a")), Done),
             (publish(tree("1", "a")), Failed),
             (put("2", a=b"2"), Done),

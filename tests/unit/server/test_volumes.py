@@ -69,6 +69,16 @@ def test_a_plugins_directory_comes_with_its_first_volume_and_goes_with_its_last(
     assert core.volumes.pods == ("uid-1",)
 
 
+def test_a_plugins_directory_that_was_asked_for_outlives_a_failed_publish_and_goes_with_the_pod(core: Core) -> None:
+    for _ in range(2):
+        core.volumes.add_plugin("uid-1", VOLUME.plugin)
+    with pytest.raises(Rejected):
+        core.publish(Tree(()), directory="no")
+    assert core.list(PLUGIN) == []
+    core.volumes.remove_pod("uid-1")
+    assert core.list("pods") == []
+
+
 def test_a_publish_that_fails_leaves_no_directory(core: Core) -> None:
     with pytest.raises(Rejected):
         core.publish(Tree(()), directory="no")

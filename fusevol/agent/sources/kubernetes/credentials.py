@@ -307,15 +307,23 @@ class CredentialStore:
             old.authorization.wipe()
 
     async def _until_due(self, retry: float) -> None:
-        """Returns at `retry` (trio's clock), when asked to, when a file has changed, or before they expire."""
+        """Returns at `retry` (trio's clock), when asked to, when a file has changed, or before they expire.
+
+        After a failure `retry` is soon, and expiry does not hasten it.
+        """
         while (left := retry - trio.current_time()) > 0:
-            with trio.move_on_after(min(left, self._timing.credentials_poll, self._until_expiry())):
+            expiry = self._until_expiry() if left == float("inf") else left
+            with trio.move_on_after(min(left, self._timing.credentials_poll, expiry)):
                 await self._asked.wait()
                 return
             if self.value is None:
                 continue
-            if self._until_expiry() <= 0 or fingerprints(*self.value.files) != self.value.files:
+            if (left == float("inf") and self._until_expiry() <= 0) or self._files_changed(self.value):
                 return
+
+    @staticmethod
+    def _files_changed(value: Credentials) -> bool:
+        return fingerprints(*value.files) != value.files
 
     def _until_expiry(self) -> float:
         """Seconds, never so few that a plugin with short-lived credentials runs all the time."""

@@ -68,7 +68,12 @@ def kubeconfig(path: str, context: str | None, directory: str, said: io.StringIO
     merged = package.KubeConfigMerger(path).config
     if merged is None:
         raise HelperError(f"{path}: no configuration in it")
-    loader = package.KubeConfigLoader(config_dict=merged, active_context=context, temp_file_path=directory)
+    loader = package.KubeConfigLoader(
+        config_dict=merged,
+        active_context=context,
+        config_base_path=None,  # names of files are relative to the kubeconfig
+        temp_file_path=directory,
+    )
     user, cluster = entries(merged.value, loader.current_context)
     if cluster_only:
         merged.value["users"] = []

@@ -9,10 +9,11 @@ larger than all streams' together, so that a consumer that waits never holds up 
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 import h2.config
 import h2.connection
@@ -23,6 +24,7 @@ import h2.settings
 import trio
 
 from fusevol.agent.sources.kubernetes.errors import Disconnected
+from fusevol.agent.sources.kubernetes.goaway import GoAway, GoAwayFilter
 from fusevol.agent.sources.kubernetes.timing import Timing
 
 STREAM_WINDOW = 1 << 20
@@ -34,60 +36,7 @@ CONNECTION_WINDOW = (1 << 31) - 1
 MAX_STREAMS = 250
 """What is used of a server's limit; kube-apiserver's is 100 unless told otherwise."""
 
-FRAME_HEADER = 9
-GOAWAY = 7
-
 Header = tuple[str, str | bytes]
-
-
-class GoAway(NamedTuple):
-    """The server takes no streams above `last_stream` any more; `code` 0 is an orderly end."""
-
-    last_stream: int
-    code: int
-
-
-class GoAwayFilter:
-    """Takes GOAWAY frames out of the received bytes.
-
-    h2 closes its state machine at a GOAWAY and refuses every later frame. The protocol lets the streams that are
-    open go on, and so does a kube-apiserver that shuts down.
-    """
-
-    def __init__(self) -> None:
-        self._header = bytearray()  # of a frame whose header is not complete
-        self._rest = 0  # bytes of the current frame's payload still to come
-        self._farewell: bytearray | None = None  # the payload of a GOAWAY so far
-
-    def feed(self, data: bytes | bytearray) -> tuple[bytes, list[GoAway]]:
-        """What h2 is to see, and the GOAWAYs."""
-        passed, farewells = bytearray(), []
-        view = memoryview(data)
-        while view:
-            if not self._rest:
-                missing = FRAME_HEADER - len(self._header)
-                self._header += view[:missing]
-                view = view[missing:]
-                if len(self._header) < FRAME_HEADER:
-                    break
-                self._rest = int.from_bytes(self._header[:3], "big")
-                if self._header[3] == GOAWAY:
-                    self._farewell = bytearray()
-                else:
-                    passed += self._header
-                self._header.clear()
-            payload = view[: self._rest]
-            view = view[self._rest :]
-            self._rest -= len(payload)
-            if self._farewell is None:
-                passed += payload
-            else:
-                self._farewell += payload
-                if not self._rest:
-                    last = int.from_bytes(self._farewell[:4], "big") & 0x7FFFFFFF
-                    farewells.append(GoAway(last, int.from_bytes(self._farewell[4:8], "big")))
-                    self._farewell = None
-        return bytes(passed), farewells
 
 
 class Response:
@@ -393,8 +342,17 @@ def first(group: BaseExceptionGroup[Disconnected]) -> Disconnected:
 
 def reason(error: BaseException) -> str:
     """The innermost cause: trio wraps the operating system's and TLS' errors."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, OSError) and error.strerror:
+    while True:
+        if isinstance(error, BaseExceptionGroup):  # one per address of the API server's name
+            error = error.exceptions[-1]
+        elif error.__cause__ is not None:
+            error = error.__cause__
+        else:
+            break
+    if isinstance(error, ssl.SSLError):
+        return getattr(error, "verify_message", None) or (error.reason or "TLS").lower().replace("_", " ")
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)  # its own text is trio's, with an address
+    if isinstance(error, OSError) and error.strerror:  # of name resolution
         return error.strerror
-    return str(error) or type(error).__name__
+    return str(error) or "it was closed"

@@ -20,7 +20,7 @@ Connect = Callable[[], Awaitable[trio.abc.Stream]]
 """Opens a transport. May raise OSError (TLS' errors are), trio.BrokenResourceError, trio.TooSlowError, Disconnected."""
 
 ATTEMPTS = 3
-"""How often a request that was certainly not processed is sent again."""
+"""How often a request is sent at most, as long as that is harmless."""
 
 
 class Pool:
@@ -61,7 +61,7 @@ class Pool:
     ) -> AsyncIterator[Response]:
         """As Connection.exchange, with a bound: Disconnected if there are no headers `within` so many seconds from the
         moment that there is a connection. Then too the request's `headers` are asked for. What was certainly not
-        processed is sent again."""
+        processed, and a GET that got no headers, is sent again."""
         attempt = 0
         while True:
             attempt += 1
@@ -75,7 +75,8 @@ class Pool:
                         deadline.deadline = float("inf")
                         yield response
             except Disconnected as error:
-                if entered or error.processed or attempt >= ATTEMPTS:
+                # a connection that has just gone shows only when it is used: reading may be done twice
+                if entered or attempt >= ATTEMPTS or (error.processed and method != "GET"):
                     raise
                 continue
             if not entered:

@@ -116,6 +116,7 @@ class TokenKeeper:
                     self._backoff.reset()
                 pause = min(max(0.0, self._renew_at - self._now()), LONGEST_SLEEP)
             except FusevolError as error:  # the API's, or the sink's
+                self._wanted = True
                 self._failed(error)
                 pause = self._backoff.pause(error.retry_after if isinstance(error, ApiError) else None)
         await trio.sleep(pause)

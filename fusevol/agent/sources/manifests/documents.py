@@ -79,7 +79,9 @@ def parse(data: bytes, json: bool = False) -> list[Document]:
         return list(_Composer(yaml.parse(text, _LOADER)).documents())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise Malformed(_harmless(error.problem), mark.line + 1 if mark else 1) from None
+        # libyaml puts what is missing at the end behind the last line
+        line = min(mark.line, text.rstrip("\n").count("\n")) + 1 if mark else 1
+        raise Malformed(_harmless(error.problem), line) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
         raise Malformed("a character that YAML does not allow", line) from None

@@ -136,6 +136,9 @@ def _check_mounts(errors: Errors, path: Path, container: Container, volumes: set
         if mount.mount_path in places:
             errors.invalid((*where, "mountPath"), mount.mount_path, "must be unique")
         places.add(mount.mount_path)
+        if mount.sub_path and mount.sub_path_expr:
+            message = "subPathExpr and subPath are mutually exclusive"
+            errors.invalid((*where, "subPathExpr"), mount.sub_path_expr, message)
         for field, value in (("subPath", mount.sub_path), ("subPathExpr", mount.sub_path_expr)):
             if value:
                 check_descending(errors, (*where, field), value)
