@@ -106,7 +106,7 @@ class Volumes:
         self._plugins(uid)
 
     def add_plugin(self, uid: str, plugin: str) -> None:
-        """A plugin's directory without a volume yet. It goes with the last volume in it, or with the Pod."""
+        """A plugin's directory without a volume yet. Like all of them it goes with its Pod, as kubelet's does."""
         _check_names(uid, escaped(plugin))
         self._directory(self._plugins(uid), escaped(plugin), 0o755)
 
@@ -146,8 +146,8 @@ class Volumes:
         try:
             volume = ProjectedVolume(self._around, ref, parent, directory, tree, digest, meta)
         except BaseException:
-            if not before:
-                self._remove_if_empty(parent, escaped(ref.plugin))
+            if not before and parent.parent is not None:
+                self._remove(parent.parent, escaped(ref.plugin))
             raise
         self._enter(ref, volume, parent)
 
@@ -188,7 +188,6 @@ class Volumes:
         parent.take(ref.name, self._clock())
         volume.close()
         self._gone(parent, ref.name, volume.root)
-        self._remove_if_empty(parent, escaped(ref.plugin))
 
     def states(self) -> tuple[VolumeState, ...]:
         return tuple(volume.state for volume in self._volumes.values())
@@ -245,10 +244,6 @@ class Volumes:
         assert isinstance(node, MemoryNode)
         node.detach()
         self._gone(parent, name, node)
-
-    def _remove_if_empty(self, directory: Directory, name: str) -> None:
-        if directory.parent is not None and not directory.children:
-            self._remove(directory.parent, name)
 
     def _gone(self, parent: Directory, name: str, node: Node) -> None:
         if node.lookups:

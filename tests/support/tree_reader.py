@@ -60,7 +60,10 @@ class TreeReader:
         assert self._process.stdout is not None
         order = {
             "volumes": [
-                (str(volume.root), [{path: data.decode("latin-1") for path, data in c.items()} for c in volume.candidates])
+                (
+                    str(volume.root),
+                    [{path: data.decode("latin-1") for path, data in c.items()} for c in volume.candidates],
+                )
                 for volume in volumes
             ],
             "files": {str(path): data.decode("latin-1") for path, data in files.items()},

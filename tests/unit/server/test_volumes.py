@@ -58,15 +58,18 @@ def test_a_pod_comes_with_its_first_volume_or_alone(core: Core) -> None:
     assert core.list("pods/uid-2") == ["volumes"]
 
 
-def test_a_plugins_directory_comes_with_its_first_volume_and_goes_with_its_last(core: Core) -> None:
+def test_a_plugins_directory_comes_with_its_first_volume_and_goes_with_its_pod(core: Core) -> None:
+    """KUBELET-MEASURED: of a Pod that completed the plugins' directories stay until it is deleted."""
     second = VolumeRef("uid-1", VOLUME.plugin, "second")
     core.publish(Tree(()))
     core.publish(Tree(()), second)
     core.volumes.unpublish(VOLUME)
     assert core.list(PLUGIN) == ["second"]
     core.volumes.unpublish(second)
-    assert core.list("pods/uid-1/volumes") == []
+    assert core.list(PLUGIN) == []
     assert core.volumes.pods == ("uid-1",)
+    core.volumes.remove_pod("uid-1")
+    assert core.list("pods") == []
 
 
 def test_a_plugins_directory_that_was_asked_for_outlives_a_failed_publish_and_goes_with_the_pod(core: Core) -> None:
