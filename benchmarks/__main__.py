@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import latency
+from benchmarks import histories, latency
+
+BENCHES = {"latency": latency, "histories": histories}
 
 
 def main() -> int:
@@ -15,12 +17,13 @@ def main() -> int:
         epilog="`./scripts/bench BENCH --help` tells a bench's options.",
     )
     benches = parser.add_subparsers(dest="bench", metavar="BENCH", title="benches")
-    latency.add_arguments(benches.add_parser("latency", help=latency.SUMMARY, description=latency.__doc__))
+    for name, bench in BENCHES.items():
+        bench.add_arguments(benches.add_parser(name, help=bench.SUMMARY, description=bench.__doc__))
     options = parser.parse_args()
     if options.bench is None:
         parser.print_help()
         return 0
-    return latency.run(options)
+    return BENCHES[options.bench].run(options)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def _errors(answer: dict[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
 def _volumes(answer: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
-            f"{volume['namespace']}/{volume['pod']}",
+            f"{volume['namespace']}/{volume['pod']}" if volume["pod"] else volume["podUID"],
             volume["name"],
             volume["plugin"],
             volume["phase"],

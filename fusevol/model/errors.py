@@ -24,7 +24,7 @@ class UserError(FusevolError):
 
 
 class VolumeError(FusevolError):
-    """A volume cannot be set up or refreshed; str() is what stands behind `MountVolume.SetUp failed for volume "x" : `."""
+    """A volume cannot be set up or refreshed; str() is what kubelet's FailedMount Event has behind its last ` : `."""
 
 
 class ObjectNotKnown(FusevolError):

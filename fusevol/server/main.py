@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -62,6 +63,9 @@ def main(arguments: list[str], locked: Callable[[], str | None] = lock_memory) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the keeper's to deal with
     threading.stack_size(THREAD_STACK)
     make_undumpable()
+    os.umask(0)  # the kernel has applied the caller's
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     reason = locked()
     if reason is not None and config.require_locked_memory:
         print(f"fusevol server: memory cannot be locked: {reason}", file=sys.stderr)

@@ -165,4 +165,4 @@ def _fusermount(arguments: Sequence[str], commfd: int | None = None) -> subproce
 def _complaint(result: subprocess.CompletedProcess[bytes]) -> str:
     """The helper's last line, without its name in front."""
     lines = os.fsdecode(result.stderr).strip().splitlines() or [f"fusermount3 failed ({result.returncode})"]
-    return lines[-1].removeprefix("fusermount3: ")
+    return lines[-1].rpartition("fusermount3: ")[2]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.support.cluster import Cluster
+from tests.support.cluster import NODES, Cluster
 from tests.support.instance import COMMAND, Instance, eventually
 from tests.support.node import Node, Pod, Tenant, current, tree
 from tests.support.proxy import (
@@ -48,8 +48,11 @@ def behind(cluster: Cluster, node: str, proxy: Proxy, tmp_path: Path) -> Node:
 
 @pytest.fixture
 def tenant(behind: Node, namespace: str) -> Tenant:
-    """The objects of VOLUMES are there."""
-    tenant = behind.tenant(namespace)
+    return make_objects(behind.tenant(namespace))
+
+
+def make_objects(tenant: Tenant) -> Tenant:
+    """Those that VOLUMES project."""
     tenant.config_map("settings", {"a": "1"})
     tenant.config_map("untouched", {"b": "1"})
     tenant.secret("credentials", {"password": "geheim"})
@@ -66,8 +69,11 @@ def pod(behind: Node, tenant: Tenant) -> Iterator[Pod]:
         yield pod
 
 
-def inodes(pod: Pod) -> dict[Path, int]:
-    return {path: path.lstat().st_ino for name in VOLUMES for path in (pod.path(name), *pod.path(name).rglob("*"))}
+def unchanged(pod: Pod) -> dict[Path, int]:
+    """Inode numbers in those volumes whose objects no test changes, and of the one root that is updated."""
+    volumes = [pod.path(name) for name in VOLUMES if name != "c"]
+    paths = [pod.path("c"), *volumes, *(path for volume in volumes for path in volume.rglob("*"))]
+    return {path: path.lstat().st_ino for path in paths}
 
 
 # -- an API server that cannot be reached -------------------------------------------------------------------------
@@ -86,7 +92,7 @@ def test_down_at_start_it_waits_and_says_so(behind: Node, tenant: Tenant, proxy:
         assert source["synced"] is False
         (problem,) = source["errors"]
         assert problem["message"].startswith("the API server cannot be reached")
-        assert instance.log.count("topic=api_server") == 1, "once, not with every attempt"
+        assert instance.log.count("source_problem") == 1, "once, not with every attempt"
         proxy.refuse(False)
         instance.wait(pod.goal)
         assert (pod.path("c") / "a").read_text() == "1"
@@ -95,7 +101,7 @@ def test_down_at_start_it_waits_and_says_so(behind: Node, tenant: Tenant, proxy:
 
 
 def test_down_later_it_serves_on_and_catches_up_without_rewriting(pod: Pod, tenant: Tenant, proxy: Proxy) -> None:
-    before, trees = inodes(pod), {name: tree(pod.path(name)) for name in VOLUMES}
+    before, trees = unchanged(pod), {name: tree(pod.path(name)) for name in VOLUMES}
     proxy.refuse()
     eventually(lambda: tenant.instance.status()["source"]["errors"])
     tenant.patch("ConfigMap", "settings", data={"a": "2"})
@@ -109,14 +115,7 @@ def test_down_later_it_serves_on_and_catches_up_without_rewriting(pod: Pod, tena
     tenant.instance.wait()
     assert (pod.path("c") / "a").read_text() == "2"
     assert (new.path("c") / "a").read_text() == "2"
-    after = inodes(pod)
-    changed = {path.relative_to(pod.path("c")).parts[0] for path in before if after.get(path) != before[path]}
-    assert changed <= {"..data", Path(before_directory(before, pod)).name}, "all but one volume's version is the same"
-
-
-def before_directory(before: dict[Path, int], pod: Pod) -> str:
-    (name,) = {path.name for path in before if path.parent == pod.path("c") and path.name.startswith("..2")}
-    return name
+    assert unchanged(pod) == before
 
 
 def test_a_hanging_network(pod: Pod, tenant: Tenant, proxy: Proxy) -> None:
@@ -130,19 +129,6 @@ def test_a_hanging_network(pod: Pod, tenant: Tenant, proxy: Proxy) -> None:
     proxy.resume()
     eventually(lambda: (pod.path("c") / "a").read_text() == "2")
     tenant.instance.wait()
-
-
-@pytest.mark.slow
-def test_a_dead_connection_is_noticed(pod: Pod, tenant: Tenant, proxy: Proxy) -> None:
-    """15 s without a byte, 10 s without an answer to a PING: it is given up, and said."""
-    proxy.hang()
-    tenant.patch("ConfigMap", "settings", data={"a": "2"})
-    eventually(lambda: tenant.instance.status()["source"]["errors"], timeout=60, interval=1)
-    assert (pod.path("c") / "a").read_text() == "1"
-    proxy.resume()
-    eventually(lambda: (pod.path("c") / "a").read_text() == "2", timeout=60)
-    tenant.instance.wait()
-    assert tenant.instance.status()["source"]["errors"] == []
 
 
 def test_a_restarted_api_server_with_a_compacted_store(pod: Pod, tenant: Tenant) -> None:
@@ -178,30 +164,45 @@ FAULTS: dict[str, list[tuple[Match, Action, int | None]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def faulty(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Proxy]]:
+    """One fusevol and its proxy for all faults."""
+    name = "faulty"
+    with Proxy(cluster, f"system:node:{name}", [NODES]) as proxy:
+        with Node(cluster, name, tmp_path_factory.mktemp(name), server=proxy.url) as node:
+            node.instance.wait()
+            yield node, proxy
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_api_server_from_the_start(behind: Node, tenant: Tenant, proxy: Proxy, fault: str) -> None:
+def test_a_faulty_api_server(faulty: tuple[Node, Proxy], namespace: str, fault: str) -> None:
+    node, proxy = faulty
+    tenant = make_objects(node.tenant(namespace))
     rules = [proxy.add(*rule) for rule in FAULTS[fault]]
-    with behind:
-        pod = tenant.pod("web", VOLUMES, wait=False)
-        behind.instance.wait(pod.goal)
+    proxy.drop_all()  # the watch of Pods too begins anew
+    try:
+        pod = tenant.pod("web", VOLUMES)
         for number in range(2, 5):
-            behind.instance.wait(tenant.patch("ConfigMap", "settings", data={"a": str(number)}))
+            node.instance.wait(tenant.patch("ConfigMap", "settings", data={"a": str(number)}))
             assert (pod.path("c") / "a").read_text() == str(number)
-        shown = {v["name"]: (v["phase"], v["error"], v["generation"]) for v in behind.instance.status()["volumes"]}
-    # whatever was repeated or said again, each version was written once and nothing else
+    finally:
+        for rule in rules:
+            proxy.rules.remove(rule)
+    volumes = [volume for volume in node.instance.status()["volumes"] if volume["podUID"] == pod.uid]
+    shown = {volume["name"]: (volume["phase"], volume["error"], volume["generation"]) for volume in volumes}
+    # whatever was said twice, each version was written once and nothing else
     assert shown == {name: ("Mounted", None, 4 if name == "c" else 1) for name in VOLUMES}
     assert all(rule.used for rule in rules)
 
 
 def test_every_connection_is_cut_again_and_again(pod: Pod, tenant: Tenant, proxy: Proxy) -> None:
-    same = inodes(pod)
+    before = unchanged(pod)
     for number in range(2, 6):
         proxy.drop_all()
         tenant.patch("ConfigMap", "settings", data={"a": str(number)})
         eventually(lambda number=number: (pod.path("c") / "a").read_text() == str(number))
     tenant.instance.wait()
-    after = inodes(pod)
-    assert {path for path in same if pod.path("c") not in path.parents and after[path] != same[path]} == set()
+    assert unchanged(pod) == before
 
 
 def test_a_watch_that_hangs_is_overtaken_by_who_asks(behind: Node, tenant: Tenant, proxy: Proxy) -> None:
@@ -224,8 +225,7 @@ def test_a_deletion_that_happened_unseen(pod: Pod, tenant: Tenant, proxy: Proxy)
     tenant.config_map("settings", {"a": "another"})
     proxy.refuse(False)
     eventually(lambda: (pod.path("c") / "a").read_text() == "another")
-    (event,) = eventually(lambda: tenant.events(pod))
-    assert event["message"].endswith('configmap "untouched" not found')
+    eventually(lambda: [e for e in tenant.events(pod) if e["message"].endswith('configmap "untouched" not found')])
     assert (pod.path("other") / "b").read_text() == "1"
     proxy.refuse()
     tenant.delete("Pod", "web", grace_seconds=0)

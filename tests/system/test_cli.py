@@ -147,7 +147,7 @@ def with_devices(*devices: str) -> tuple[str, ...]:
 
 
 def as_user() -> tuple[str, ...]:
-    return ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--bounding-set=-all")
+    return ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
 
 
 FUSE = "/dev/fuse c 10 229"
@@ -280,7 +280,7 @@ def test_the_table_shows_processes_and_volumes(tmp_path: Path, manifests: Path) 
     with running(tmp_path, "--manifests", manifests) as instance:
         missing = instance.run("wait", "--timeout", "3", check=False)
         assert missing.returncode == 1
-        assert "broken.yaml:2: " in missing.stderr
+        assert "broken.yaml:" in missing.stderr
         table = instance.run("status").stdout
         lines = [line.split() for line in table.splitlines()]
         assert lines[0][:3] == ["engine", "pyfuse3;", "memory"]

@@ -22,7 +22,7 @@ from fusevol.agent.volumemanager.operations import Operations, Standing
 from fusevol.agent.volumemanager.populator import Populator, names
 from fusevol.agent.volumemanager.reconciler import Reconciler
 from fusevol.model.errors import ServerGone
-from fusevol.model.objects import NODE, DeliveredObject, ObjectInfo
+from fusevol.model.objects import NODE, SERVICE_ACCOUNT_TOKEN, DeliveredObject, ObjectInfo
 from fusevol.model.pod import Pod
 from fusevol.model.refs import ObjectRef, PodRef, VolumeRef
 from fusevol.model.volume import VolumeState
@@ -183,8 +183,10 @@ class VolumeManager:
             self._learn(ref, Absent())
 
     def object_failed(self, ref: ObjectRef, message: str) -> None:
-        """What is known stays known: it may be old, but it was true."""
-        if ref in self._referenced and not isinstance(self.objects.get(ref), ObjectInfo):
+        """What is known stays known: it may be old, but it was true. A token that has expired is true no longer: its
+        Pod is told, and its file stays all the same."""
+        known = isinstance(self.objects.get(ref), ObjectInfo) and ref.kind != SERVICE_ACCOUNT_TOKEN
+        if ref in self._referenced and not known:
             self._learn(ref, Unavailable(message))
 
     def _learn(self, ref: ObjectRef, value: ObjectInfo | Absent | Unavailable) -> None:

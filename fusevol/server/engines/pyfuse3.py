@@ -101,6 +101,7 @@ class _Handlers(pyfuse3.Operations):
     """flush, access and poll are left to pyfuse3: ENOSYS tells the kernel once that there is nothing to ask."""
 
     supports_dot_lookup = False
+    enable_acl = True  # else the kernel would store what an ACL denies and allow it all the same
     enable_writeback_cache = False
 
     def __init__(self, filesystem: FileSystem) -> None:
@@ -280,11 +281,11 @@ class _Handlers(pyfuse3.Operations):
 
 
 def _decoded(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
+    return os.fsdecode(name)
 
 
 def _encoded(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
+    return os.fsencode(name)
 
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:

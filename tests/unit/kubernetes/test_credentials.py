@@ -66,7 +66,7 @@ async def loaded(path: Path, context: str | None = None):
 
 
 def leftovers() -> set[Path]:
-    return set(Path(credentials_helper.SHARED_MEMORY).glob("fusevol-credentials-*"))
+    return set(Path(credentials_helper.SHARED_MEMORY).glob(f"fusevol-credentials-{os.getpid()}-*"))
 
 
 async def test_inline_certificate_and_no_file_left(tmp_path):
@@ -208,7 +208,7 @@ def test_the_helpers_directory_is_private(tmp_path):
     script = tmp_path / "plugin"
     out = tmp_path / "modes"
     script.write_text(
-        f"#!/bin/sh\nstat -c %a {credentials_helper.SHARED_MEMORY}/fusevol-credentials-* > {out}\nexit 1\n"
+        f"#!/bin/sh\nstat -c %a {credentials_helper.SHARED_MEMORY}/fusevol-credentials-{os.getpid()}-* > {out}\nexit 1\n"
     )
     script.chmod(0o755)
     user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(script)}}

@@ -48,7 +48,7 @@ def test_dot_and_dot_dot_are_listed(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 100, 5000])
 def test_each_name_once_whatever_the_size_of_the_steps(kernel: Kernel, count: int) -> None:
-    names = fill(kernel, 4000 if count > 7 else 300)
+    names = fill(kernel, 4000 if count >= 100 else 300)
     handle = opened(kernel)
     seen: list[str] = []
     offset = 0

@@ -45,8 +45,7 @@ def kernel(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kernel]:
         yield kernel
         kernel.volume.close()
     finally:
-        del fd
-        gc.collect()
+        gc.collect()  # a failed test's descriptors
         if overlay:
             subprocess.run(["umount", "-l", backing.parent, layers], check=True)
 

@@ -83,3 +83,17 @@ def test_times_have_nanoseconds_and_one_may_stay_as_it_is(tmp_path: Path, atime:
     after = file.stat()
     assert after.st_atime_ns == (before.st_atime_ns if atime is None else atime)
     assert after.st_mtime_ns == (before.st_mtime_ns if mtime is None else mtime)
+
+
+def test_a_directory_is_read_in_buffers_and_goes_on_from_an_offset(tmp_path: Path) -> None:
+    names = {f"file-{number}" for number in range(300)}
+    for name in names:
+        (tmp_path / name).touch()
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    read: list[tuple[str, int]] = []
+    while some := paths.read_directory(fd, 1024):
+        read += some
+    assert sorted(name for name, _ in read) == sorted(names | {".", ".."})
+    os.lseek(fd, read[150][1], os.SEEK_SET)
+    assert paths.read_directory(fd)[0] == read[151]
+    os.close(fd)

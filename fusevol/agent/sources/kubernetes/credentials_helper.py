@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 SHARED_MEMORY = "/dev/shm"
-"""The private directory stands in memory where that is possible."""
+"""The private directory stands in memory where that is possible; its name has the agent's pid."""
 
 
 class HelperError(Exception):
@@ -43,7 +43,7 @@ def main() -> None:
     said = io.StringIO()  # the package logs why an exec plugin failed, and goes on without credentials
     logging.basicConfig(stream=said, format="%(message)s", level=logging.ERROR)
     parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="fusevol-credentials-", dir=parent) as directory:
+    with tempfile.TemporaryDirectory(prefix=f"fusevol-credentials-{os.getppid()}-", dir=parent) as directory:
         tempfile.tempdir = directory  # for the files that the package makes without being told where
         try:
             if options.kind == "kubeconfig":

@@ -6,6 +6,9 @@ whole Secret in one. What Go may send as null has None as a type.
 
 from __future__ import annotations
 
+import base64
+import re
+import ssl
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +18,15 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from fusevol.agent.sources.kubernetes.errors import ApiError, Undecodable
-from fusevol.model.objects import CONFIG_MAP, NODE, SECRET, DeliveredObject, SecretBytes
+from fusevol.model.objects import (
+    CLUSTER_TRUST_BUNDLE,
+    CONFIG_MAP,
+    NODE,
+    SECRET,
+    TRUST_BUNDLE_KEY,
+    DeliveredObject,
+    SecretBytes,
+)
 from fusevol.model.pod import Api, Pod
 from fusevol.model.refs import ObjectRef
 
@@ -48,6 +59,22 @@ class Secret(Api, frozen=True):
 
     def __repr__(self) -> str:
         return f"<Secret {self.metadata.name}>"
+
+
+class ClusterTrustBundleSpec(Api, frozen=True):
+    trust_bundle: str = ""
+
+
+class ClusterTrustBundle(Api, frozen=True):
+    """Of certificates.k8s.io/v1beta1."""
+
+    metadata: Meta
+    spec: ClusterTrustBundleSpec = ClusterTrustBundleSpec()
+
+
+class ClusterTrustBundleList(Api, frozen=True):
+    metadata: ListMeta = ListMeta()
+    items: list[ClusterTrustBundle] | None = None
 
 
 class NodeStatus(Api, frozen=True):
@@ -153,12 +180,13 @@ class Resource(Generic[T]):
     meta: Callable[[T], Meta]
     content: Callable[[T], tuple[dict[str, SecretBytes], Mapping[str, str]]]
     immutable: Callable[[T], bool]
+    group: str = "/api/v1"
 
     def collection(self, ref: ObjectRef) -> str:
         """The path of the collection, percent-encoded."""
         if self.namespaced:
-            return f"/api/v1/namespaces/{urllib.parse.quote(ref.namespace, safe='')}/{self.plural}"
-        return f"/api/v1/{self.plural}"
+            return f"{self.group}/namespaces/{urllib.parse.quote(ref.namespace, safe='')}/{self.plural}"
+        return f"{self.group}/{self.plural}"
 
     def path(self, ref: ObjectRef) -> str:
         return f"{self.collection(ref)}/{urllib.parse.quote(ref.name, safe='')}"
@@ -177,6 +205,27 @@ def _config_map_content(found: ConfigMap) -> tuple[dict[str, SecretBytes], Mappi
 
 def _secret_content(found: Secret) -> tuple[dict[str, SecretBytes], Mapping[str, str]]:
     return {key: SecretBytes(value) for key, value in (found.data or {}).items()}, {}
+
+
+def normalised_pem(*bundles: str) -> SecretBytes:
+    """Their certificates, each once, in one order whatever the order of the bundles (KUBELET.md 8.2: kubelet shuffles
+    them). What stands between the blocks, and what is not base64, is left out."""
+    certificates = set()
+    for block in PEM_CERTIFICATE.findall("\n".join(bundles)):
+        try:
+            certificates.add(base64.b64decode("".join(block.split()), validate=True))
+        except ValueError:
+            continue
+    return SecretBytes("".join(ssl.DER_cert_to_PEM_cert(der) for der in sorted(certificates)).encode())
+
+
+PEM_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s(.*?)-----END CERTIFICATE-----", re.DOTALL)
+
+CERTIFICATES_API = "/apis/certificates.k8s.io/v1beta1"
+
+
+def _trust_bundle_content(found: ClusterTrustBundle) -> tuple[dict[str, SecretBytes], Mapping[str, str]]:
+    return {TRUST_BUNDLE_KEY: normalised_pem(found.spec.trust_bundle)}, {}
 
 
 def _node_content(found: Node) -> tuple[dict[str, SecretBytes], Mapping[str, str]]:
@@ -208,6 +257,15 @@ RESOURCES: Mapping[str, Resource[Any]] = {
         content=_node_content,
         immutable=lambda found: False,
     ),
+    CLUSTER_TRUST_BUNDLE: Resource(
+        plural="clustertrustbundles",
+        namespaced=False,
+        decode=partial(decode, msgspec.json.Decoder(ClusterTrustBundle)),
+        meta=lambda found: found.metadata,
+        content=_trust_bundle_content,
+        immutable=lambda found: False,
+        group=CERTIFICATES_API,
+    ),
 }
 """The kinds that are read by GET and watch."""
 
@@ -219,6 +277,7 @@ identified = partial(decode, msgspec.json.Decoder(Identified))
 status = partial(decode, msgspec.json.Decoder(Status))
 event = partial(decode, msgspec.json.Decoder(Event))
 token_request = partial(decode, msgspec.json.Decoder(TokenRequest))
+trust_bundles = partial(decode, msgspec.json.Decoder(ClusterTrustBundleList))
 
 
 def pod(data: Bytes | msgspec.Raw) -> Pod | Misunderstood:

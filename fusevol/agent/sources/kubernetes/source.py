@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from fusevol.agent.sources.kubernetes import schema
+from fusevol.agent.sources.kubernetes.bundles import BundleKeeper
 from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.credentials import Credentials, InCluster, Kubeconfig, load
 from fusevol.agent.sources.kubernetes.errors import KubernetesError
@@ -21,7 +22,7 @@ from fusevol.agent.sources.kubernetes.pods import PodKeeper
 from fusevol.agent.sources.kubernetes.timing import Timing
 from fusevol.agent.sources.kubernetes.tokens import TokenKeeper
 from fusevol.agent.sources.source import Sink, SourceProblem, SourceUnavailable
-from fusevol.model.objects import SERVICE_ACCOUNT_TOKEN
+from fusevol.model.objects import CLUSTER_TRUST_BUNDLE, SERVICE_ACCOUNT_TOKEN, signer_bundles_spec
 from fusevol.model.refs import ObjectRef
 
 log = structlog.get_logger(__name__)
@@ -105,6 +106,8 @@ class KubernetesSource:
             raise SourceUnavailable(str(failures[0]))
 
     def _keeper(self, ref: ObjectRef) -> Keeper:
+        if ref.kind == CLUSTER_TRUST_BUNDLE and (spec := signer_bundles_spec(ref)):
+            return BundleKeeper(self._client, self._sink, ref, spec, self._timing, self._rng)
         if ref.kind in schema.RESOURCES:
             return ObjectKeeper(self._client, self._sink, ref, self._timing, self._rng)
         if ref.kind == SERVICE_ACCOUNT_TOKEN:
