@@ -168,10 +168,13 @@ FAULTS: dict[str, list[tuple[Match, Action, int | None]]] = {
 def faulty(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Proxy]]:
     """One fusevol and its proxy for all faults."""
     name = "faulty"
-    with Proxy(cluster, f"system:node:{name}", [NODES]) as proxy:
-        with Node(cluster, name, tmp_path_factory.mktemp(name), server=proxy.url) as node:
-            node.instance.wait()
-            yield node, proxy
+    base = tmp_path_factory.mktemp(name)
+    with (
+        Proxy(cluster, f"system:node:{name}", [NODES]) as proxy,
+        Node(cluster, name, base, server=proxy.url) as node,
+    ):
+        node.instance.wait()
+        yield node, proxy
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -744,3 +745,70 @@ async def test_what_two_hundred_watches_cost(cluster, api, node, capsys):
         print(f"\n200 watches: RSS {after:.1f} MiB ({before:.1f} MiB before), idle CPU {cpu:.2f} %")
     assert after < 60
     assert cpu < 1
+
+
+SCAN = """
+import base64, re, sys, trio
+from fusevol.agent.sources.kubernetes.credentials import Kubeconfig
+from fusevol.agent.sources.kubernetes.source import KubernetesSource
+from fusevol.model.refs import ObjectRef
+class Sink:
+    delivered = 0
+    def __getattr__(self, name): return lambda *_: None
+    async def deliver_object(self, delivered): Sink.delivered += 1
+def copies(hidden):
+    found = 0
+    with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+        for line in maps:
+            start, end = (int(part, 16) for part in line.split()[0].split("-"))
+            if not line.split()[1].startswith("rw") or "[v" in line: continue
+            try: memory.seek(start); block = bytearray(memory.read(end - start))
+            except OSError: continue
+            for one in hidden:
+                for match in re.finditer(re.escape(one[:3]), block):  # three bytes: too short to be the marker itself
+                    at = match.start()
+                    found += all(block[at + i] ^ 0x55 == byte for i, byte in enumerate(hidden[one]))
+            block[:] = bytes(len(block))
+    return found
+async def main(path, namespace, node, *markers):
+    hidden = {}
+    for marker in markers:  # each byte xor 0x55, in hex
+        veiled = bytes.fromhex(marker)
+        hidden[bytes(byte ^ 0x55 for byte in veiled[:3])] = veiled
+    source = KubernetesSource(Sink(), node, Kubeconfig(path))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(source.run)
+        source.reference(ObjectRef("Secret", namespace, "s"))
+        with trio.fail_after(30):
+            while Sink.delivered < 1: await trio.sleep(0.01)
+            print("delivered", flush=True)
+            while Sink.delivered < 2: await trio.sleep(0.01)
+        await trio.sleep(0.5)
+        print(copies(hidden))
+        nursery.cancel_scope.cancel()
+trio.run(main, *sys.argv[1:])
+"""
+
+AGENT_ENVIRONMENT = {
+    "PYTHONMALLOC": "malloc",
+    "GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0",
+    "MALLOC_ARENA_MAX": "1",
+}
+"""As the keeper starts the agent (ARCHITECTURE.md)."""
+
+
+@pytest.mark.parametrize("size", [40, 300_000])
+async def test_no_copy_of_a_secret_stays_in_memory(cluster, api, node, size):
+    """By GET and by watch; in plain and in base64."""
+    first, second = "mARk3r-one-" + os.urandom(12).hex(), "wATch3d-two-" + os.urandom(12).hex()
+    ref = await api.secret("s", k=first.ljust(size, "."))
+    await api.pod("p", ref)
+    markers = [first, second, *(base64.b64encode(text.encode()).decode()[:32] for text in (first, second))]
+    veiled = [bytes(byte ^ 0x55 for byte in marker.encode()).hex() for marker in markers]
+    command = [sys.executable, "-c", SCAN, str(cluster.node_kubeconfig(node)), api.namespace, node, *veiled]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, env=os.environ | AGENT_ENVIRONMENT)
+    with trio.fail_after(60):
+        assert await process.stdout.receive_some() == b"delivered\n"
+        await api.change(ref, k=second.ljust(size, "."))
+        assert await process.stdout.receive_some() == b"0\n"
+        await process.wait()

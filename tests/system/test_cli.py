@@ -32,7 +32,7 @@ def manifests(tmp_path: Path) -> Path:
 
 def mount(base: Path, *options: str | Path, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """`fusevol mount` on `base/mnt`, that must end by itself; `before` stands in front of its command line."""
-    directories = ["--state-dir", base / "state", "--runtime-dir", base / "run"]
+    directories: list[str | Path] = ["--state-dir", base / "state", "--runtime-dir", base / "run"]
     return subprocess.run(
         [*before, *COMMAND, "mount", base / "mnt", *directories, *options],
         stdin=subprocess.DEVNULL,

@@ -272,5 +272,5 @@ def test_the_service_manager_is_told(tmp_path: Path, manifests: Path) -> None:
 
 def mount_command(base: Path, manifests: Path) -> list[str | Path]:
     (base / "mnt").mkdir()
-    options = ["--state-dir", base / "state", "--runtime-dir", base / "run"]
+    options: list[str | Path] = ["--state-dir", base / "state", "--runtime-dir", base / "run"]
     return [*COMMAND, "mount", base / "mnt", "--manifests", manifests, *options]

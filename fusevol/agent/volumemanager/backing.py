@@ -87,6 +87,10 @@ class StateDirectory:
                 log.warning("left in the state directory", path=str(pod / below), error=error.strerror)
                 return
 
+    def pods(self) -> set[str]:
+        """The uids of all Pods that have a directory here."""
+        return {pod.name for pod in _directories(self._pods)}
+
     def scan(self) -> list[VolumeRef]:
         """All emptyDirs that stand here, set up or half torn down. What else stands here is reported and left."""
         found = set()

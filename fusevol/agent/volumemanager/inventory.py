@@ -10,11 +10,13 @@ from fusevol.protocol.messages import AddPod, DropObject, RemovePod, Request, Se
 
 @dataclass(slots=True)
 class Inventory:
-    """Pods by uid, names (namespace, name) → uid, objects."""
+    """Pods by uid, names (namespace, name) → uid, objects. `remains`: Pods of which something may stand beside what
+    `pods` says: made by a publication that AddPod came too late for, or left in the state directory."""
 
     pods: set[str] = field(default_factory=set)
     names: dict[tuple[str, str], str] = field(default_factory=dict)
     objects: set[ObjectRef] = field(default_factory=set)
+    remains: set[str] = field(default_factory=set)
 
     def plan(self, wanted: Inventory, may_remove_pods: bool) -> list[Request]:
         """The requests that make this inventory the wanted one. Objects are only dropped: deliveries put them. Pods and
@@ -23,7 +25,7 @@ class Inventory:
         requests += [SetName(*name, uid) for name, uid in sorted(wanted.names.items()) if self.names.get(name) != uid]
         if may_remove_pods:
             requests += [SetName(*name, None) for name in sorted(self.names.keys() - wanted.names.keys())]
-            requests += [RemovePod(uid) for uid in sorted(self.pods - wanted.pods)]
+            requests += [RemovePod(uid) for uid in sorted((self.pods | self.remains) - wanted.pods)]
         return requests + [DropObject(ref) for ref in sorted(self.objects - wanted.objects)]
 
     def done(self, request: Request) -> None:
@@ -33,6 +35,7 @@ class Inventory:
                 self.pods.add(uid)
             case RemovePod(uid):
                 self.pods.discard(uid)
+                self.remains.discard(uid)
             case SetName(namespace, name, None):
                 self.names.pop((namespace, name), None)
             case SetName(namespace, name, str() as uid):

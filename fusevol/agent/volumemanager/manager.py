@@ -26,7 +26,7 @@ from fusevol.model.objects import NODE, SERVICE_ACCOUNT_TOKEN, DeliveredObject, 
 from fusevol.model.pod import Pod
 from fusevol.model.refs import ObjectRef, PodRef, VolumeRef
 from fusevol.model.volume import VolumeState
-from fusevol.protocol.messages import Welcome
+from fusevol.protocol.messages import RemovePod, Welcome
 
 log = structlog.get_logger()
 
@@ -96,9 +96,9 @@ class VolumeManager:
         lost = welcome.incarnation != self._incarnation
         if lost:
             self.objects.reset(welcome.digest_key)
-        backed = await trio.to_thread.run_sync(self._state.scan)
+        backed, remains = await trio.to_thread.run_sync(lambda: (self._state.scan(), self._state.pods()))
         self.actual.reconstruct(volumes, backed)
-        self._inventory = Inventory(set(welcome.pods), dict(welcome.names), set(welcome.objects))
+        self._inventory = Inventory(set(welcome.pods), dict(welcome.names), set(welcome.objects), remains)
         if lost and self._incarnation and self._nursery and self.source:
             log.warning("the server lost its contents: everything is published again")
             self._nursery.start_soon(self.source.redeliver)
@@ -129,6 +129,7 @@ class VolumeManager:
         self._take(self._populator.pod_changed(pod))
 
     def pod_gone(self, uid: str) -> None:
+        self._inventory.remains.add(uid)
         self._take(self._populator.pod_gone(uid))
 
     def _take(self, changed: set[VolumeRef]) -> None:
@@ -214,14 +215,16 @@ class VolumeManager:
             self._inventory_wake = trio.Event()
             await self._connected.wait()
             inventory = self._inventory
-            removed = set(inventory.pods)
+            requests = inventory.plan(self._wanted_inventory(), self.synced)
             try:
-                for request in inventory.plan(self._wanted_inventory(), self.synced):
+                for request in requests:
                     await self._publisher.send(request)
                     inventory.done(request)
             except (ServerGone, RequestFailed) as error:
                 log.debug("the inventory waits for the next connection", error=str(error))
                 continue
-            for uid in removed - inventory.pods:
-                await trio.to_thread.run_sync(self._state.remove_pod, uid)
-                self._changed()
+            for request in requests:
+                if isinstance(request, RemovePod):
+                    await trio.to_thread.run_sync(self._state.remove_pod, request.uid)
+            if requests:
+                self._changed()  # somebody may wait for just this

@@ -207,9 +207,8 @@ def test_the_helpers_directory_is_private(tmp_path):
     """Its mode, looked at by an exec plugin while the helper runs."""
     script = tmp_path / "plugin"
     out = tmp_path / "modes"
-    script.write_text(
-        f"#!/bin/sh\nstat -c %a {credentials_helper.SHARED_MEMORY}/fusevol-credentials-{os.getpid()}-* > {out}\nexit 1\n"
-    )
+    mine = f"{credentials_helper.SHARED_MEMORY}/fusevol-credentials-{os.getpid()}-*"
+    script.write_text(f"#!/bin/sh\nstat -c %a {mine} > {out}\nexit 1\n")
     script.chmod(0o755)
     user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(script)}}
     path = write(tmp_path / "config", user)

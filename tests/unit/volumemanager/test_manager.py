@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 import trio
 import trio.testing
 
+from fusevol.agent.barrier import Barrier, parse_goal
 from fusevol.agent.plugins.registry import default_registry
 from fusevol.agent.volumemanager.actual_state import Phase
 from fusevol.agent.volumemanager.backing import StateDirectory
@@ -364,3 +364,16 @@ async def test_an_update_that_fails_is_tried_again_and_told(tmp_path: Path, auto
         assert volume is not None
         assert volume.error is None
         assert b.publisher.of_volume() == ["publish", "update"]
+
+
+async def test_a_barrier_returns_when_directories_and_links_are_right(tmp_path: Path, autojump_clock: object) -> None:
+    """Nothing else changes after that, so it must be told by itself."""
+    async with bench(tmp_path) as b:
+        await b.connect()
+        b.manager.pods_synced()
+        b.manager.pod_changed(pod(volume="none"))
+        start = trio.current_time()
+        assert await Barrier(b.manager).wait(parse_goal("synced"), 30) == []
+        b.manager.pod_gone("u1")
+        assert await Barrier(b.manager).wait(parse_goal("synced"), 30) == []
+        assert trio.current_time() - start < 1

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import msgspec
 import trio
 
-from fusevol.agent.sources.kubernetes.credentials_helper import fingerprints
+from fusevol.agent.sources.kubernetes.credentials_helper import fingerprints, remove_leftovers
 from fusevol.agent.sources.kubernetes.errors import CredentialsError, Disconnected
 from fusevol.agent.sources.kubernetes.timing import Backoff, Timing
 from fusevol.model.objects import SecretBytes
@@ -219,6 +219,8 @@ async def _run(arguments: list[str], within: float) -> bytes:
         raise CredentialsError(f"credentials could not be loaded within {within:g} s") from None
     except OSError as error:
         raise CredentialsError(f"the credentials helper: {error.strerror}") from None
+    finally:
+        remove_leftovers(os.getpid())  # it was killed before it could
     if done.returncode:
         raise CredentialsError(_last_line(done.stderr))
     return bytes(done.stdout)

@@ -17,6 +17,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -25,6 +26,9 @@ from typing import Any, NoReturn
 
 SHARED_MEMORY = "/dev/shm"
 """The private directory stands in memory where that is possible; its name has the agent's pid."""
+
+
+PREFIX = "fusevol-credentials-"
 
 
 class HelperError(Exception):
@@ -42,8 +46,7 @@ def main() -> None:
     os.umask(0o077)
     said = io.StringIO()  # the package logs why an exec plugin failed, and goes on without credentials
     logging.basicConfig(stream=said, format="%(message)s", level=logging.ERROR)
-    parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix=f"fusevol-credentials-{os.getppid()}-", dir=parent) as directory:
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getppid()}-", dir=scratch()) as directory:
         tempfile.tempdir = directory  # for the files that the package makes without being told where
         try:
             if options.kind == "kubeconfig":
@@ -157,6 +160,16 @@ def fingerprints(*paths: str) -> dict[str, list[int]]:
             continue
         found[path] = [status.st_mtime_ns, status.st_ino, status.st_size]
     return found
+
+
+def scratch() -> str:
+    return SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else tempfile.gettempdir()
+
+
+def remove_leftovers(parent: int) -> None:
+    """The directories of helpers of the process `parent` that are gone."""
+    for left in Path(scratch()).glob(f"{PREFIX}{parent}-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def one_line(error: Exception) -> str:

@@ -264,21 +264,24 @@ class Connection:
     async def _read(self) -> None:
         while True:
             try:
-                data = await self._transport.receive_some()
+                # no variable: it would hold the last bytes, perhaps a Secret's, until the next ones come
+                self._received(await self._transport.receive_some())
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise Disconnected(f"the connection broke: {reason(error)}") from None
-            if not data:
-                raise Disconnected("the API server closed the connection")
-            self._heard = trio.current_time()
-            passed, farewells = self._goaway.feed(data)
-            try:
-                for event in self._h2.receive_data(passed):
-                    self._handle(event)
-            except h2.exceptions.ProtocolError as error:
-                raise Disconnected(f"HTTP/2: {error}") from None
-            for farewell in farewells:
-                self._leave(farewell)
-            self._wanted.set()
+
+    def _received(self, data: bytes | bytearray) -> None:
+        if not data:
+            raise Disconnected("the API server closed the connection")
+        self._heard = trio.current_time()
+        passed, farewells = self._goaway.feed(data)
+        try:
+            for event in self._h2.receive_data(passed):
+                self._handle(event)
+        except h2.exceptions.ProtocolError as error:
+            raise Disconnected(f"HTTP/2: {error}") from None
+        for farewell in farewells:
+            self._leave(farewell)
+        self._wanted.set()
 
     def _handle(self, event: h2.events.Event) -> None:
         match event:

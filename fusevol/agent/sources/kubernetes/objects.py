@@ -133,6 +133,7 @@ class ObjectKeeper:
                 async with self._lock:
                     self._version = await self._take(event)
                 self._fruitful = True
+                del event  # it would hold its line until the next one comes
 
     async def _take(self, event: schema.Event) -> str:
         """Tells what the event says; returns its resourceVersion. Under _lock."""
