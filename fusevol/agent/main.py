@@ -27,6 +27,7 @@ from fusevol.agent.volumemanager.manager import VolumeManager
 from fusevol.agent.volumemanager.standing import StandingMounts
 from fusevol.model.refs import PodRef
 from fusevol.system import memory, mounts
+from fusevol.system.interpreter import tune_interpreter
 
 log = structlog.get_logger()
 
@@ -40,6 +41,7 @@ def main() -> None:
     _protect_memory(config.require_locked_memory)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    tune_interpreter()
     trio.run(run, config)
 
 

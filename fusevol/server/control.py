@@ -140,6 +140,8 @@ class ControlServer:
     async def _told(self) -> None:
         """Returns when the kernel knows of all changes: a directory that is gone by name is not found any more, and
         what the agent makes next cannot meet a notification of what it removed before."""
+        if self._notifications.idle:
+            return  # spares most requests a turn through the other thread
         sent = trio.Event()
         token = trio.lowlevel.current_trio_token()
         self._notifications.then(lambda: token.run_sync_soon(sent.set))

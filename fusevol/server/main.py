@@ -27,6 +27,7 @@ from fusevol.server.log import set_up
 from fusevol.server.nodes import Owner
 from fusevol.server.notifications import NotificationThread
 from fusevol.server.volumes import Volumes
+from fusevol.system.interpreter import tune_interpreter
 from fusevol.system.memory import lock_memory, make_undumpable
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def main(arguments: list[str], locked: Callable[[], str | None] = lock_memory) -
     set_up(config.log_format, config.verbosity)
     if reason is not None:
         log.warning("Secrets stand in memory that may be swapped out: %s", reason)
+    tune_interpreter()
     trio.run(_serve, config)
     return 0
 

@@ -48,9 +48,17 @@ class NotificationThread:
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Notification | Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._queued = 0  # written by the thread that answers the kernel
+        self._sent = 0  # written by the notification thread
 
     def __call__(self, notification: Notification) -> None:
+        self._queued += 1
         self._queue.put(notification)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the kernel knows of all that was queued."""
+        return self._sent == self._queued
 
     def then(self, callback: Callable[[], object]) -> None:
         """`callback` is called in the thread when all that was queued until now has been sent."""
@@ -77,3 +85,4 @@ class NotificationThread:
                 pass  # the kernel does not hold it (any more)
             except OSError as error:
                 log.debug("%s: %s", item, error)
+            self._sent += 1

@@ -1,8 +1,8 @@
 """inotify watchers for tests: inotifywait in a process, here or in another mount namespace.
 
-    with Watch(volume) as watch:
-        ...
-        assert watch.modifying() == ["..NEW CREATE,ISDIR", ...]
+with Watch(volume) as watch:
+    ...
+    assert watch.modifying() == ["..NEW CREATE,ISDIR", ...]
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class Lines:
 
 
 class Watch(Lines):
-    """`inotifywait -m` on one path. With `bound_at` it looks from another mount namespace, through a read-only bind
-    mount of the directory `path` at that place, at `name` in it (or the directory itself)."""
+    """`inotifywait -m` on a directory or on `name` in it. With `bound_at` it looks from another mount namespace, through
+    a read-only bind mount of the directory at that place."""
 
-    def __init__(self, path: Path, *, bound_at: Path | None = None, name: str = "") -> None:
-        wait = ["inotifywait", "--monitor", "--format", "%f|%e", (bound_at or path) / name]
+    def __init__(self, directory: Path, name: str = "", *, bound_at: Path | None = None) -> None:
+        wait = ["inotifywait", "--monitor", "--format", "%f|%e", (bound_at or directory) / name]
         unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", READ_ONLY_BIND, "sh"]
-        super().__init__(wait if bound_at is None else [*unshare, path, bound_at, *wait], "Watches established")
+        super().__init__(wait if bound_at is None else [*unshare, directory, bound_at, *wait], "Watches established")
 
     def modifying(self) -> list[str]:
         """The events that do not tell of mere reading, as `name EVENTS` (no name for the watched thing itself). The

@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import watchdog.events
 import watchdog.observers
 import watchfiles
 
+from fusevol.protocol.instance import Instance as Sockets
 from tests.support import containers
 from tests.support.containers import Container, Mount
 from tests.support.inotify import Lines, Watch
@@ -38,11 +40,11 @@ PUBLISHED = [
 VALUE_CHANGED = [*PUBLISHED, "..OLD DELETE,ISDIR"]
 KEY_ADDED_AND_REMOVED = [*PUBLISHED, "added CREATE", "gone DELETE", "..OLD DELETE,ISDIR"]
 OF_A_FILE = ["ATTRIB", "DELETE_SELF"]
-OF_DATA = ({"a DELETE", "b DELETE", "gone DELETE"}, "DELETE_SELF")  # the files in any order, as readdir has them
+OF_DATA = ({"a DELETE", "b DELETE", "gone DELETE"}, 3, "DELETE_SELF")  # the files in any order, as readdir has them
 NOTHING: list[str] = []
 
-REMOVED_WITHIN = 10.0  # seconds: the old version goes a second after the update
-QUIET = 1.5  # seconds without an event: longer than an old version stays
+REMOVED = 15.0  # seconds: the old version goes a second after the update
+QUIET = 1.3  # seconds without an event: longer than an old version stays
 
 FIRST = {"a": "1", "b": "2", "gone": "3"}
 CHANGED = {"a": "one", "b": "2", "gone": "3"}
@@ -59,20 +61,17 @@ class Pod:
     """A Pod with a volume of each kind, and the ConfigMap and the Secret that they show, in a namespace of its own."""
 
     def __init__(self, instance: Instance, manifests: Path, namespace: str) -> None:
-        self._instance = instance
         self._manifests = manifests
         self._namespace = namespace
+        self._sockets = Sockets(instance.runtime, instance.mountpoint)
         self.set(FIRST)
         self._write("pod", self._pod())
-        instance.wait(f"pod/{namespace}/pod")
-        self._volumes = {
-            volume["name"]: Path(volume["path"])
-            for volume in instance.status()["volumes"]
-            if volume["namespace"] == namespace
-        }
+        self.synced()
+        self._root = instance.mountpoint / "by-name" / namespace / "pod" / "volumes"
 
     def volume(self, name: str) -> Path:
-        return self._volumes[name]
+        plugin = "secret" if "secret" in VOLUMES[name] else "configmap"
+        return (self._root / f"kubernetes.io~{plugin}" / name).resolve()
 
     def set(self, data: dict[str, str], annotation: str = "") -> None:
         metadata = {"name": "objects", "namespace": self._namespace, "annotations": {"note": annotation}}
@@ -84,7 +83,9 @@ class Pod:
 
     def synced(self) -> None:
         """Returns when all that was written so far is shown."""
-        self._instance.wait(f"pod/{self._namespace}/pod")
+        goal = {"op": "wait", "for": f"pod/{self._namespace}/pod", "timeout": 30}
+        answer = self._sockets.ask_agent(goal, timeout=35)
+        assert answer["ok"], answer
 
     def remove(self) -> None:
         for path in self._manifests.glob(f"{self._namespace}-*"):
@@ -131,84 +132,60 @@ def pod(instance: Instance) -> Iterator[Pod]:
 # -- inotifywait --------------------------------------------------------------------------------------------------
 
 
-def expect(watch: Watch, events: list[str]) -> None:
-    """All of them come, and no others after them."""
-    eventually(lambda: len(watch.modifying()) >= len(events), REMOVED_WITHIN)
-    assert watch.modifying() == events
+CHANGES = {
+    "a value": (CHANGED, VALUE_CHANGED, VALUE_CHANGED, OF_A_FILE, OF_A_FILE),
+    # x has not changed, its items are what they were; the content of v's `a` is the same, its version is another
+    "keys": (OTHER_KEYS, KEY_ADDED_AND_REMOVED, NOTHING, OF_A_FILE, NOTHING),
+    "nothing": (FIRST, NOTHING, NOTHING, NOTHING, NOTHING),
+}
 
 
 @pytest.mark.parametrize("from_where", ["host", "bind"])
-@pytest.mark.parametrize(
-    ("volume", "data", "events"),
-    [
-        ("v", CHANGED, VALUE_CHANGED),
-        ("w", CHANGED, VALUE_CHANGED),
-        ("x", CHANGED, VALUE_CHANGED),
-        ("v", OTHER_KEYS, KEY_ADDED_AND_REMOVED),
-        ("w", OTHER_KEYS, KEY_ADDED_AND_REMOVED),
-        ("x", OTHER_KEYS, NOTHING),  # its items are what they were
-        ("v", FIRST, NOTHING),
-        ("w", FIRST, NOTHING),
-        ("x", FIRST, NOTHING),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_volume(
-    pod: Pod, tmp_path: Path, from_where: str, volume: str, data: dict[str, str], events: list[str]
-) -> None:
-    with Watch(pod.volume(volume), bound_at=tmp_path if from_where == "bind" else None) as watch:
+@pytest.mark.parametrize("change", CHANGES)
+def test_watchers_of_volumes_and_files(pod: Pod, tmp_path: Path, from_where: str, change: str) -> None:
+    """A file is followed through the links to the version that is there: it is never modified, it goes."""
+    data, whole, items, file, item = CHANGES[change]
+    wanted = {"v": whole, "w": whole, "x": items, "v/a": file, "w/a": file, "x/d/e/a": item}
+    with ExitStack() as stack:
+        watches: dict[str, Watch] = {}
+        for path in wanted:
+            volume, _, name = path.partition("/")
+            bound_at = (tmp_path / path.replace("/", "-")) if from_where == "bind" else None
+            if bound_at:
+                bound_at.mkdir()
+            watches[path] = stack.enter_context(Watch(pod.volume(volume), name, bound_at=bound_at))
+        pod.set(data, annotation="changed")
+        pod.synced()
+        if any(wanted.values()):
+            eventually(lambda: all(len(watches[path].modifying()) >= len(wanted[path]) for path in wanted), REMOVED)
+        time.sleep(QUIET)
+        assert {path: watch.modifying() for path, watch in watches.items()} == wanted
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_watchers_of_the_data_link(pod: Pod, change: str) -> None:
+    """Followed to the version that is there: its files go, then it goes."""
+    data, events, *_ = CHANGES[change]
+    with Watch(pod.volume("v"), "..data") as disk, Watch(pod.volume("w"), "..data") as memory:
         pod.set(data, annotation="changed")
         pod.synced()
         if not events:
             time.sleep(QUIET)
-        expect(watch, events)
+            assert disk.modifying() + memory.modifying() == []
+            return
+        for watch in (disk, memory):
+            eventually(lambda watch=watch: len(watch.modifying()) >= 4, REMOVED)
+            *files, last = watch.modifying()
+            assert (set(files), len(files), last) == OF_DATA
 
 
-@pytest.mark.parametrize("from_where", ["host", "bind"])
-@pytest.mark.parametrize(
-    ("volume", "file", "data", "events"),
-    [
-        ("v", "a", CHANGED, OF_A_FILE),
-        ("w", "a", CHANGED, OF_A_FILE),
-        ("x", "d/e/a", CHANGED, OF_A_FILE),
-        ("v", "a", OTHER_KEYS, OF_A_FILE),  # its content is the same, its version is not
-        ("x", "d/e/a", OTHER_KEYS, NOTHING),
-        ("v", "a", FIRST, NOTHING),
-        ("w", "a", FIRST, NOTHING),
-    ],
-    ids=lambda value: value.replace("/", "-") if isinstance(value, str) else "",
-)
-def test_a_file(
-    pod: Pod, tmp_path: Path, from_where: str, volume: str, file: str, data: dict[str, str], events: list[str]
-) -> None:
-    """Followed through the links to the version that is there: it is never modified, it goes."""
-    bound = {"bound_at": tmp_path, "name": file} if from_where == "bind" else {}
-    path = pod.volume(volume) if bound else pod.volume(volume) / file
-    with Watch(path, **bound) as watch:  # type: ignore[arg-type]
-        pod.set(data, annotation="changed")
-        pod.synced()
-        if not events:
-            time.sleep(QUIET)
-        expect(watch, events)
-
-
-@pytest.mark.parametrize("data", [CHANGED, OTHER_KEYS], ids=["value", "keys"])
-@pytest.mark.parametrize("volume", ["v", "w"])
-def test_the_data_link(pod: Pod, volume: str, data: dict[str, str]) -> None:
-    with Watch(pod.volume(volume) / "..data") as watch:
-        pod.set(data)
-        eventually(lambda: len(watch.modifying()) >= 4, REMOVED_WITHIN)
-        *files, last = watch.modifying()
-        assert (set(files), last) == OF_DATA
-        assert len(files) == 3
-
-
-def test_the_data_link_without_a_change(pod: Pod) -> None:
-    with Watch(pod.volume("v") / "..data") as watch:
-        pod.set(FIRST, annotation="changed")
+def test_an_agent_that_starts_anew_raises_no_event(instance: Instance, pod: Pod) -> None:
+    with Watch(pod.volume("v")) as disk, Watch(pod.volume("w")) as memory, Watch(pod.volume("v"), "a") as file:
+        killed = instance.kill("agent")
+        eventually(lambda: instance.pid("agent") not in (0, killed), 30)
         pod.synced()
         time.sleep(QUIET)
-        assert watch.modifying() == []
+        assert disk.modifying() + memory.modifying() + file.modifying() == []
 
 
 def test_updates_one_after_the_other(pod: Pod) -> None:
@@ -217,7 +194,7 @@ def test_updates_one_after_the_other(pod: Pod) -> None:
         for number in range(3):
             pod.set({**FIRST, "a": f"number {number}"})
             pod.synced()
-        eventually(lambda: sum("DELETE" in event for event in watch.modifying()) == 3, REMOVED_WITHIN)
+        eventually(lambda: sum("DELETE" in event for event in watch.modifying()) == 3, REMOVED)
         events = [event for event in watch.modifying() if "DELETE" not in event]
         assert events == [event.replace("NEW1", f"NEW{number}") for number in (1, 2, 3) for event in PUBLISHED]
 
@@ -226,18 +203,16 @@ def test_updates_one_after_the_other(pod: Pod) -> None:
 
 
 @pytest.mark.skipif(bool(containers.available()), reason=containers.available())
-@pytest.mark.parametrize(("data", "events"), [(CHANGED, VALUE_CHANGED), (OTHER_KEYS, KEY_ADDED_AND_REMOVED)])
-@pytest.mark.parametrize("volume", ["v", "w"])
-def test_a_volume_in_a_container(
-    pod: Pod, tmp_path: Path, volume: str, data: dict[str, str], events: list[str]
-) -> None:
-    with Container(tmp_path / "c", [Mount(pod.volume(volume), "/v", readonly=True)]) as container:
-        inside = Path(f"/proc/{container.pid}/root/v")
-        with Watch(inside) as watch, Watch(inside / "a") as file:
-            pod.set(data)
-            expect(watch, events)
-            expect(file, OF_A_FILE)
-        assert container.read("/v/a") == data["a"]
+def test_watchers_in_a_container(pod: Pod, tmp_path: Path) -> None:
+    mounts = [Mount(pod.volume(name), f"/{name}", readonly=True) for name in ("v", "w")]
+    with Container(tmp_path / "c", mounts) as container:
+        inside = Path(f"/proc/{container.pid}/root")
+        with Watch(inside / "v") as disk, Watch(inside / "w") as memory, Watch(inside / "v" / "a") as file:
+            pod.set({**OTHER_KEYS, "a": "one"})
+            eventually(lambda: all(len(watch.modifying()) >= 8 for watch in (disk, memory)), REMOVED)
+            assert disk.modifying() == memory.modifying() == KEY_ADDED_AND_REMOVED
+            assert file.modifying() == OF_A_FILE
+        assert container.read("/v/a") == container.read("/w/a") == "one"
 
 
 # -- programs -----------------------------------------------------------------------------------------------------

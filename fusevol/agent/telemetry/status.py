@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+import msgspec
 import structlog
 import trio
 
@@ -15,7 +15,7 @@ from fusevol.model.refs import escaped
 
 log = structlog.get_logger()
 
-COALESCE = 0.05
+COALESCE = 0.25
 """Seconds in which changes are told together."""
 
 
@@ -87,7 +87,7 @@ class StatusReporter:
             return
         async with self._sending:
             state = describe(self._manager, self._mountpoint, self._kind)
-            line = json.dumps({"op": "state", "state": state}).encode() + b"\n"
+            line = msgspec.json.encode({"op": "state", "state": state}) + b"\n"
             try:
                 await self._stream.send_all(line)
             except (trio.BrokenResourceError, trio.ClosedResourceError):

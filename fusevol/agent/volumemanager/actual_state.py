@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -48,8 +48,9 @@ class ActualState:
     def __iter__(self) -> Iterator[ActualVolume]:
         return iter(self._volumes.values())
 
-    def __contains__(self, ref: VolumeRef) -> bool:
-        return ref in self._volumes
+    @property
+    def refs(self) -> Collection[VolumeRef]:
+        return self._volumes.keys()
 
     def get(self, ref: VolumeRef) -> ActualVolume | None:
         return self._volumes.get(ref)

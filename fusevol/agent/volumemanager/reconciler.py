@@ -95,7 +95,7 @@ class Reconciler:
                 await self._wake.wait()
                 self._wake = trio.Event()
                 operations = plan(
-                    self._marked, self._desired.volumes, {v.ref for v in self._actual}, self._busy, self.may_tear_down
+                    self._marked, self._desired.volumes, self._actual.refs, self._busy, self.may_tear_down
                 )
                 self._marked &= self._busy
                 for operation in operations:
