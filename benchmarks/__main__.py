@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import histories, latency
+from benchmarks import histories, latency, token
 
-BENCHES = {"latency": latency, "histories": histories}
+BENCHES = {"latency": latency, "histories": histories, "token": token}
 
 
 def main() -> int:
@@ -23,7 +23,8 @@ def main() -> int:
     if options.bench is None:
         parser.print_help()
         return 0
-    return BENCHES[options.bench].run(options)
+    code: int = BENCHES[options.bench].run(options)
+    return code
 
 
 if __name__ == "__main__":

@@ -61,9 +61,9 @@ def run(options: argparse.Namespace) -> int:
     print("\n".join(f"{name + ':':13}{words}" for name, words in machine.describe().items()))
     print(f"{'method:':13}real kube-apiserver and etcd; whole fusevol; {options.lanes} histories at once on one node")
     print(
-        f"{total.histories} histories, {total.operations} operations, {total.reads} reads, "
-        f"{len(total.failed)} differences, {time.monotonic() - began:.0f} s, "
-        + (f"from {options.replay}" if options.replay else f"seed {seed}")
+        f"{total.histories} histories, {total.operations} operations, {total.kills} kills of the agent, "
+        f"{total.outages} outages, {total.reads} reads, {len(total.failed)} differences, "
+        f"{time.monotonic() - began:.0f} s, " + (f"from {options.replay}" if options.replay else f"seed {seed}")
     )
     return 1 if total.failed else 0
 
