@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fusevol.agent.sources.kubernetes.credentials import InCluster, Kubeconfig
 from fusevol.agent.sources.kubernetes.source import KubernetesSource
 from fusevol.agent.sources.kubernetes.timing import Timing
 from fusevol.agent.sources.source import SourceUnavailable
-from fusevol.model.objects import CLUSTER_TRUST_BUNDLE, TokenSpec, node_ref, token_ref
+from fusevol.model.objects import TokenSpec, node_ref, token_ref
 from fusevol.model.refs import ObjectRef, PodRef
 from tests.kubernetes.recording import RecordingSink, running, until
 from tests.support.cluster import ALLOCATABLE, Cluster
@@ -256,11 +257,11 @@ async def test_redelivery(source, sink, api):
 
 
 async def test_a_kind_that_is_not_supported_says_so(source, sink):
-    ref = ObjectRef(CLUSTER_TRUST_BUNDLE, "", "roots")
+    ref = ObjectRef("Gizmo", "ns", "g")
     source.reference(ref)
     async with running(source):
         await until(lambda: sink.failed)
-    assert sink.failed == [(ref, "objects of the kind ClusterTrustBundle are not supported")]
+    assert sink.failed == [(ref, "objects of the kind Gizmo are not supported")]
 
 
 # -- the barrier ----------------------------------------------------------------------------------------------------
@@ -806,9 +807,18 @@ async def test_no_copy_of_a_secret_stays_in_memory(cluster, api, node, size):
     markers = [first, second, *(base64.b64encode(text.encode()).decode()[:32] for text in (first, second))]
     veiled = [bytes(byte ^ 0x55 for byte in marker.encode()).hex() for marker in markers]
     command = [sys.executable, "-c", SCAN, str(cluster.node_kubeconfig(node)), api.namespace, node, *veiled]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, env=os.environ | AGENT_ENVIRONMENT)
     with trio.fail_after(60):
-        assert await process.stdout.receive_some() == b"delivered\n"
-        await api.change(ref, k=second.ljust(size, "."))
-        assert await process.stdout.receive_some() == b"0\n"
-        await process.wait()
+        async with trio.open_nursery() as nursery:
+            environment = os.environ | AGENT_ENVIRONMENT
+            start = partial(trio.run_process, command, stdout=subprocess.PIPE, env=environment)
+            process = await nursery.start(start)
+            assert await line_of(process) == "delivered"
+            await api.change(ref, k=second.ljust(size, "."))
+            assert await line_of(process) == "0"
+
+
+async def line_of(process: trio.Process) -> str:
+    line = b""
+    while not line.endswith(b"\n") and (more := await process.stdout.receive_some(1)):
+        line += more
+    return line.decode().strip()

@@ -6,6 +6,7 @@ import base64
 import errno
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -252,7 +253,7 @@ def test_many_keys_and_a_large_one(tenant: Tenant) -> None:
 
 def test_a_service_account_token_is_bound_to_its_pod(tenant: Tenant) -> None:
     """`kube-api-access-*`, which every ordinary Pod carries."""
-    tenant._create("ServiceAccount", "robot")
+    tenant.create("ServiceAccount", "robot")
     tenant.config_map("kube-root-ca.crt", {"ca.crt": "CERTIFICATE"})
     sources: list[dict[str, Any]] = [
         {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
@@ -358,7 +359,8 @@ def test_a_terminal_pods_volumes_go_and_its_directory_when_it_is_deleted(tenant:
     (pod.path("e") / "data").touch()
     by_name = tenant.instance.mountpoint / "by-name" / tenant.namespace
     tenant.phase(pod, phase)
-    eventually(lambda: os.listdir(pod.directory / "volumes") == [])
+    eventually(lambda: pod.standing() == [])
+    assert sorted(os.listdir(pod.directory / "volumes")) == ["kubernetes.io~configmap", "kubernetes.io~empty-dir"]
     eventually(lambda: not pod.backing("e").exists())
     eventually(lambda: not by_name.exists())
     tenant.delete("Pod", "web", grace_seconds=0)
@@ -395,6 +397,41 @@ def test_of_a_deleted_pod_nothing_is_left(tenant: Tenant) -> None:
     assert not (tenant.instance.mountpoint / "by-name" / tenant.namespace).exists()
     assert not (tenant.instance.state / "pods" / pod.uid).exists()
     assert [v for v in tenant.instance.status()["volumes"] if v["podUID"] == pod.uid] == []
+
+
+def test_a_mount_in_another_namespace_keeps_a_deleted_pods_volume(tenant: Tenant, tmp_path: Path) -> None:
+    """That is how its containers are known to have ended; tests/system/test_containers.py has real ones."""
+    tenant.config_map("settings", {"a": "1"})
+    pod = tenant.pod("web", {"c": {"configMap": {"name": "settings"}}, "e": {"emptyDir": {}}})
+    (pod.path("e") / "data").write_text("kept")
+    (tmp_path / "there").mkdir()
+    script = 'mount --bind "$1" "$2" && echo ready && exec cat'
+    command = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        pod.path("e"),
+        tmp_path / "there",
+    ]
+    with subprocess.Popen([*map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as container:
+        assert container.stdout is not None
+        assert container.stdout.readline() == b"ready\n"
+        tenant.delete("Pod", "web", grace_seconds=0)
+        eventually(lambda: pod.standing() == ["e"])
+        tenant.instance.wait()
+        status = pod.status("e")
+        assert status is not None
+        assert status["phase"] == "TearingDown"
+        assert status["error"] == f"mounted at {tmp_path}/there (pid {container.pid})"
+        assert Path(f"/proc/{container.pid}/root{tmp_path}/there/data").read_text() == "kept"
+        assert pod.backing("e").exists()
+    eventually(lambda: not pod.directory.exists())
+    assert not pod.backing("e").exists()
 
 
 def test_by_name_follows_the_newest_pod_of_a_name(tenant: Tenant) -> None:

@@ -13,15 +13,16 @@ import os
 import re
 import stat
 from base64 import b64decode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, ParamSpec
 
 import msgspec
 
 TIMESTAMPED = re.compile(r"\.\.\d{4}(_\d\d){5}\.\d+")
 MARKER = "marker"
+P = ParamSpec("P")
 
 # -- what a Pod asks for ----------------------------------------------------------------------------------------
 
@@ -178,10 +179,11 @@ class Namespace:
         keys = sorted({(source.kind, source.name) for source in volume.spec.sources})
         states = [self._seen.get(key, [self.objects.get(key)]) for key in keys]
         found = dict.fromkeys(volume.candidates)
-        for *objects, labels in itertools.product(*states, pod.labels_seen):
-            content = self._resolve(pod, volume, dict(zip(keys, objects, strict=True)), labels)
-            if content is not None:
-                found[content] = None
+        for objects in itertools.product(*states):
+            for labels in pod.labels_seen:
+                content = self._resolve(pod, volume, dict(zip(keys, objects, strict=True)), labels)
+                if content is not None:
+                    found[content] = None
         return tuple(found)
 
     def settle(self) -> None:
@@ -255,9 +257,9 @@ def differences(mount: Path, state: Path, namespaces: Iterable[Namespace]) -> li
     return found + _guarded(_state, state, [pod for namespace in namespaces for pod in namespace.pods.values()])
 
 
-def _guarded(check, *arguments):  # type: ignore[no-untyped-def]
+def _guarded(check: Callable[P, Iterator[str]], *arguments: P.args, **_: P.kwargs) -> list[str]:
     try:
-        return list(check(*arguments))
+        return list(check(*arguments, **_))
     except OSError as error:
         return [str(error)]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ class Outcome:
 
     histories: int = 0
     operations: int = 0
+    kills: int = 0
+    outages: int = 0
     reads: int = 0
     seconds: float = 0.0
     failed: list[tuple[History, list[str]]] = field(default_factory=list)
@@ -46,6 +49,8 @@ class Outcome:
     def add(self, other: Outcome) -> None:
         self.histories += other.histories
         self.operations += other.operations
+        self.kills += other.kills
+        self.outages += other.outages
         self.reads += other.reads
         self.seconds += other.seconds
         self.failed += other.failed
@@ -71,7 +76,8 @@ class _Lane:
 
     def concerns(self, line: str) -> bool:
         """Whether a line of what was wrong is about this history."""
-        return self.model.name in line or any(uid in line for uid in self.uids)
+        named = re.search(rf"{re.escape(self.model.name)}(?!\d)", line)
+        return named is not None or any(uid in line for uid in self.uids)
 
     def foresee(self, round_: Round) -> Namespace:
         """The model after the round, with all states that it will have seen; Pods to be created have no uid yet."""
@@ -241,6 +247,8 @@ def run(cluster: Cluster, base: Path, histories: Sequence[History], name: str) -
                 outcome.log = fs.log
                 break
         outcome.reads = reader.reads
+        outcome.kills = sum(fault.kill for fault in faults)
+        outcome.outages = sum(fault.outage > 0 for fault in faults)
     for lane in (*lanes, canary):
         cluster.delete_namespace(lane.model.name)
     cluster.admin.delete("Node", node)

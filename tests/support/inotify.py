@@ -66,12 +66,12 @@ class Lines:
 
 
 class Watch(Lines):
-    """`inotifywait -m` on a directory or on `name` in it. With `bound_at` it looks from another mount namespace, through
-    a read-only bind mount of the directory at that place."""
+    """`inotifywait -m` on a directory or on `name` in it. With `bound_at` it looks from another mount namespace,
+    through a read-only bind mount of the directory at that place."""
 
     def __init__(self, directory: Path, name: str = "", *, bound_at: Path | None = None) -> None:
-        wait = ["inotifywait", "--monitor", "--format", "%f|%e", (bound_at or directory) / name]
-        unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", READ_ONLY_BIND, "sh"]
+        wait: list[str | Path] = ["inotifywait", "--monitor", "--format", "%f|%e", (bound_at or directory) / name]
+        unshare: list[str | Path] = ["unshare", "--mount", "--propagation", "private", "sh", "-c", READ_ONLY_BIND, "sh"]
         super().__init__(wait if bound_at is None else [*unshare, directory, bound_at, *wait], "Watches established")
 
     def modifying(self) -> list[str]:

@@ -94,6 +94,10 @@ class Pod:
         """Where the data of an emptyDir stand."""
         return self.node.instance.state / "pods" / self.uid / "volumes" / self._plugin(volume) / volume
 
+    def standing(self) -> list[str]:
+        """The names of the volumes that can be seen. (Their plugins' directories stay until the Pod is deleted.)"""
+        return sorted(path.name for path in self.directory.glob("volumes/*/*"))
+
     def status(self, volume: str) -> dict[str, Any] | None:
         """The volume in `fusevol status`, if it is there."""
         for known in self.node.instance.status()["volumes"]:
@@ -119,12 +123,12 @@ class Tenant:
         self, name: str, data: Mapping[str, str], *, binary: Mapping[str, bytes] | None = None, **fields: Any
     ) -> Object:
         encoded = {key: base64.b64encode(value).decode() for key, value in (binary or {}).items()}
-        return self._create("ConfigMap", name, data=dict(data), binaryData=encoded, **fields)
+        return self.create("ConfigMap", name, data=dict(data), binaryData=encoded, **fields)
 
     def secret(self, name: str, data: Mapping[str, str], **fields: Any) -> Object:
-        return self._create("Secret", name, stringData=dict(data), **fields)
+        return self.create("Secret", name, stringData=dict(data), **fields)
 
-    def _create(self, kind: str, name: str, **fields: Any) -> Object:
+    def create(self, kind: str, name: str, **fields: Any) -> Object:
         return self._api.create({"kind": kind, "metadata": {"name": name, "namespace": self.namespace}, **fields})
 
     def patch(self, kind: str, name: str, **fields: Any) -> str:

@@ -24,7 +24,7 @@ def watcher() -> Path:
         BUILT.parent.mkdir(parents=True, exist_ok=True)
         new = BUILT.with_name(f"{BUILT.name}.{os.getpid()}")
         environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}  # static: for a container
-        command = [go, "build", "-C", SOURCE, "-trimpath", "-o", new, "."]
+        command = [go, "build", "-C", str(SOURCE), "-trimpath", "-o", str(new), "."]
         subprocess.run(command, env=environment, check=True, timeout=240)
         new.replace(BUILT)
     return BUILT

@@ -162,11 +162,11 @@ def test_one_mounted_file_keeps_its_volume(tenant: Tenant, tmp_path: Path) -> No
     file = (pod.path("config") / "greeting").resolve()
     with Container(tmp_path / "c", [Mount(file, "/etc/greeting", readonly=True)]) as container:
         tenant.phase(pod, "Succeeded")
-        eventually(lambda: os.listdir(pod.directory / "volumes") == ["kubernetes.io~configmap"])
+        eventually(lambda: pod.standing() == ["config"])
         tenant.instance.wait()
         assert container.read("/etc/greeting") == "hello"
         assert (pod.path("config") / "greeting").read_text() == "hello"
-    eventually(lambda: os.listdir(pod.directory / "volumes") == [])
+    eventually(lambda: pod.standing() == [])
 
 
 def test_a_container_cannot_lead_us_out_of_its_volume(tenant: Tenant, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_the_servers_death_is_told_to_containers_and_new_ones_are_served(
             eventually(lambda: (pod.path("config") / "greeting").read_text() == "hello")
             tenant.instance.wait()
             for path in ("/etc/config/greeting", "/etc/greeting", "/scratch/file"):
-                with pytest.raises(ContainerError, match="Socket not connected|Transport endpoint is not connected"):
+                with pytest.raises(ContainerError, match=r"Socket not connected|Transport endpoint is not connected"):
                     old.read(path)
         with Container(tmp_path / "new", mounts(pod)) as new:
             assert new.read("/etc/config/greeting") == "hello"

@@ -80,21 +80,19 @@ class Updates:
         self._tenant = tenant
         self._config_map = tenant.config_map("settings", contents(0))
         self._going = threading.Event()
-        self._idle = threading.Event()
-        self._idle.set()
+        self._changing = threading.Lock()
         self._over = False
         self._thread = threading.Thread(target=self._work)
         self._thread.start()
 
     def _work(self) -> None:
         while not self._over:
-            if not self._going.wait(0.05):
-                continue
-            self._idle.clear()
-            self.number += 1
-            self._config_map["data"] = contents(self.number)
-            self._config_map = self._tenant.node.cluster.admin.replace(self._config_map)
-            self._idle.set()
+            self._going.wait(0.05)
+            with self._changing:
+                if self._going.is_set():
+                    self.number += 1
+                    self._config_map["data"] = contents(self.number)
+                    self._config_map = self._tenant.node.cluster.admin.replace(self._config_map)
 
     def go_on(self) -> None:
         self._going.set()
@@ -102,8 +100,8 @@ class Updates:
     def pause(self) -> None:
         """Returns when the last change has been made."""
         self._going.clear()
-        time.sleep(0.01)  # it may stand between the look at _going and clearing _idle
-        assert self._idle.wait(10)
+        with self._changing:
+            pass
 
     @property
     def goal(self) -> str:
@@ -313,6 +311,18 @@ def test_without_its_keeper_everything_is_readable_and_can_be_cleared_away(pod: 
     instance.wait()
     assert is_whole(pod)
     assert (pod.path("e") / "more").read_text() == "written"
+
+
+# -- the mount ----------------------------------------------------------------------------------------------------
+
+
+def test_a_mount_that_somebody_detached_is_not_taken_for_served(pod: Pod) -> None:
+    """`umount -l`: whoever comes now finds an empty directory, so nothing may be said to be Mounted there."""
+    instance = pod.node.instance
+    subprocess.run(["umount", "--lazy", instance.mountpoint], check=True)
+    assert instance.exit_code() == 0
+    assert "was unmounted by somebody else" in instance.log
+    assert list(instance.runtime.iterdir()) == []
 
 
 # -- memory that cannot be locked ---------------------------------------------------------------------------------

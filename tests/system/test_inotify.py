@@ -182,7 +182,7 @@ def test_watchers_of_the_data_link(pod: Pod, change: str) -> None:
 def test_an_agent_that_starts_anew_raises_no_event(instance: Instance, pod: Pod) -> None:
     with Watch(pod.volume("v")) as disk, Watch(pod.volume("w")) as memory, Watch(pod.volume("v"), "a") as file:
         killed = instance.kill("agent")
-        eventually(lambda: instance.pid("agent") not in (0, killed), 30)
+        eventually(lambda: instance.status()["processes"]["agent"]["pid"] not in (None, killed), 30)
         pod.synced()
         time.sleep(QUIET)
         assert disk.modifying() + memory.modifying() + file.modifying() == []
@@ -260,8 +260,8 @@ def test_watchfiles(pod: Pod, volume: str) -> None:
     def watch() -> None:
         # ours alone is watched: without debounce's long default a batch is an update
         for changes in watchfiles.watch(root, stop_event=stop, debounce=50, watch_filter=None, recursive=False):
-            if any(os.path.basename(path) == "..data" for _, path in changes):
-                seen.append((root / "a").read_text())
+            published = any(os.path.basename(path) == "..data" for _, path in changes)
+            seen.extend([(root / "a").read_text()] if published else [])
 
     thread = threading.Thread(target=watch)
     thread.start()

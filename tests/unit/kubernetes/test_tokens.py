@@ -158,3 +158,10 @@ async def test_redelivery_is_tried_until_it_succeeds(autojump_clock):
         keeper.redeliver()
         await trio.sleep(5)
     assert [delivery.data["token"] for delivery in sink.delivered[REF]] == [b"one", b"two"]
+
+
+async def test_a_clock_that_is_ahead_does_not_ask_all_the_time(autojump_clock):
+    client, sink = ScriptedClient(posts=[issued("old already", seconds=-1)]), RecordingSink()
+    async with keeping(client, sink):
+        await trio.sleep(600)
+    assert 2 <= len(client.calls) <= 11

@@ -93,9 +93,9 @@ class NotedPublisher:
 class Bench:
     """A volume manager with everything round it."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, publisher: NotedPublisher | None = None) -> None:
         self.source = NotedSource()
-        self.publisher = NotedPublisher()
+        self.publisher = publisher or NotedPublisher()
         self.held: str | None = None
         self.events: list[tuple[float, str]] = []
         self.manager = VolumeManager(

@@ -32,6 +32,9 @@ LONGEST_USE = 24 * 3600.0
 JITTER = 10
 """Whole seconds below this by which a renewal is early."""
 
+SHORTEST_USE = 60.0
+"""Seconds before which no token is renewed: to a clock that is ahead of the API server's each new one looks old."""
+
 LONGEST_SLEEP = 60.0
 """Seconds: the wall clock is looked at again, since it may have been set or the machine have slept."""
 
@@ -145,7 +148,8 @@ class TokenKeeper:
             await self._teller.present(delivered)
         self._expires = expires
         seconds = answer.spec.expiration_seconds or self._spec.expiration_seconds
-        self._renew_at = renewal(expires, seconds, self._rng.randrange(JITTER))
+        due = renewal(expires, seconds, self._rng.randrange(JITTER))
+        self._renew_at = max(due, self._now() + SHORTEST_USE)
 
     def _failed(self, error: FusevolError) -> None:
         """A token that is valid is kept in silence."""
