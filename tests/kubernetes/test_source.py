@@ -313,7 +313,7 @@ async def test_watches_over_several_connections_and_a_get_beside_them(source, si
         times = []
         for _ in range(20):
             began = time.perf_counter()
-            await source._keepers[refs[0]].refresh()
+            await source._reflectors[refs[0]].refresh()
             times.append(time.perf_counter() - began)
         assert sorted(times)[10] < 0.05
         for ref in (refs[0], refs[110], refs[219]):
@@ -643,7 +643,7 @@ async def test_a_token_is_fetched_as_the_node_and_renewed(cluster, node, sink, a
         assert status["user"]["username"] == f"system:serviceaccount:{api.namespace}:builder"
         assert status["user"]["extra"]["authentication.kubernetes.io/pod-name"] == ["p"]
         clock[0] = 490.0
-        source._keepers[refs[0]]._interruption.interrupt()  # wakes it, as its longest sleep of a minute would
+        source._reflectors[refs[0]]._interruption.interrupt()  # wakes it, as its longest sleep of a minute would
         await until(lambda: len(sink.delivered[refs[0]]) == 2)
     assert sink.failed == []
     assert len({delivery.data["token"] for delivery in sink.delivered[refs[0]]}) == 2

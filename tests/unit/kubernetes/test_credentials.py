@@ -23,7 +23,6 @@ from fusevol.agent.sources.kubernetes.credentials import (
     InCluster,
     Kubeconfig,
     Wire,
-    cluster,
     credentials,
     load,
 )
@@ -186,13 +185,6 @@ async def test_a_key_that_is_not_the_certificates(tmp_path):
     user = {"client-certificate-data": b64(CERTIFICATE), "client-key-data": b64(other)}
     with pytest.raises(CredentialsError, match="key values mismatch"):
         await loaded(write(tmp_path / "config", user))
-
-
-def test_the_cluster_is_told_without_running_the_plugin(tmp_path):
-    path = write(tmp_path / "config", plugin(tmp_path / "plugin", {"token": "t"}, tmp_path / "log"))
-    found = cluster(Kubeconfig(str(path)))
-    assert (found.server, found.ca) == ("https://api.test:6443", CA.cert_pem.bytes())
-    assert not (tmp_path / "log").exists()
 
 
 def test_nothing_secret_in_any_repr():

@@ -1,4 +1,4 @@
-"""The keeper of one object, its API server scripted, on a mock clock."""
+"""The reflector of one object, its API server scripted, on a mock clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected
-from fusevol.agent.sources.kubernetes.objects import ObjectKeeper
+from fusevol.agent.sources.kubernetes.objects import ObjectReflector
 from fusevol.agent.sources.kubernetes.timing import Timing
 from fusevol.model.errors import ServerGone
 from fusevol.model.refs import ObjectRef
@@ -23,11 +23,11 @@ WATCH = "WATCH /api/v1/namespaces/ns/configmaps"
 
 @asynccontextmanager
 async def keeping(client: ScriptedClient, sink: RecordingSink):
-    keeper = ObjectKeeper(client, sink, REF, Timing(), random.Random(1))
+    reflector = ObjectReflector(client, sink, REF, Timing(), random.Random(1))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(reflector.run)
         await settled()
-        yield keeper
+        yield reflector
         nursery.cancel_scope.cancel()
 
 
@@ -193,8 +193,8 @@ async def test_where_watching_is_not_allowed_the_get_is_repeated(autojump_clock)
 
 async def test_a_refresh_is_not_undone_by_a_watch_that_lags(autojump_clock):
     client, sink = ScriptedClient([config_map(5), config_map(8)]), RecordingSink()
-    async with keeping(client, sink) as keeper:
-        await keeper.refresh()
+    async with keeping(client, sink) as reflector:
+        await reflector.refresh()
         client.watches[0].event("MODIFIED", config_map(7))
         client.watches[0].event("MODIFIED", config_map(8))
         client.watches[0].event("MODIFIED", config_map(9))
@@ -205,9 +205,9 @@ async def test_a_refresh_is_not_undone_by_a_watch_that_lags(autojump_clock):
 async def test_an_event_during_a_refresh_waits_for_it(autojump_clock):
     """The GET's answer is older than the event that comes while it is under way."""
     client, sink = ScriptedClient([config_map(5), config_map(6)]), RecordingSink()
-    async with keeping(client, sink) as keeper, trio.open_nursery() as nursery:
+    async with keeping(client, sink) as reflector, trio.open_nursery() as nursery:
         client.slowness = 1.0
-        nursery.start_soon(keeper.refresh)
+        nursery.start_soon(reflector.refresh)
         await trio.sleep(0.5)
         client.watches[0].event("MODIFIED", config_map(7))
         await trio.sleep(1)
@@ -216,25 +216,25 @@ async def test_an_event_during_a_refresh_waits_for_it(autojump_clock):
 
 async def test_a_slow_delivery_is_not_overtaken(autojump_clock):
     client, sink = ScriptedClient([config_map(5), config_map(9)]), RecordingSink(slowness=1.0)
-    async with keeping(client, sink) as keeper, trio.open_nursery() as nursery:
+    async with keeping(client, sink) as reflector, trio.open_nursery() as nursery:
         await trio.sleep(2)
         client.watches[0].event("MODIFIED", config_map(6))
         await settled()
-        nursery.start_soon(keeper.refresh)
+        nursery.start_soon(reflector.refresh)
     assert sink.versions(REF) == ["5", "6", "9"]
 
 
 async def test_redelivery_of_what_has_not_changed(autojump_clock):
     client, sink = ScriptedClient([config_map(5)]), RecordingSink()
-    async with keeping(client, sink) as keeper:
-        keeper.redeliver()
+    async with keeping(client, sink) as reflector:
+        reflector.redeliver()
         await settled()
         assert sink.versions(REF) == ["5", "5"]
         sink.slowness = 1.0
         client.watches[-1].event("MODIFIED", config_map(6))
         await settled()
         client.gets[:] = [config_map(6)]
-        keeper.redeliver()  # in the middle of a delivery
+        reflector.redeliver()  # in the middle of a delivery
         await trio.sleep(3)
     assert sink.versions(REF) == ["5", "5", "6", "6"]
 
@@ -260,10 +260,10 @@ async def test_stop_finishes_the_delivery_under_way(autojump_clock):
     client, sink = ScriptedClient([config_map(5)]), RecordingSink(slowness=1.0)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            keeper = ObjectKeeper(client, sink, REF, Timing(), random.Random(1))
-            nursery.start_soon(keeper.run)
+            reflector = ObjectReflector(client, sink, REF, Timing(), random.Random(1))
+            nursery.start_soon(reflector.run)
             await settled()
-            keeper.stop()
+            reflector.stop()
     assert sink.versions(REF) == ["5"]
     assert client.calls == [GET]
 

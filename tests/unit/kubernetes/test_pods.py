@@ -1,4 +1,4 @@
-"""The keeper of the node's Pods, its API server scripted."""
+"""The reflector of the node's Pods, its API server scripted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected
-from fusevol.agent.sources.kubernetes.pods import PodKeeper
+from fusevol.agent.sources.kubernetes.pods import PodReflector
 from fusevol.agent.sources.kubernetes.timing import Timing
 from tests.kubernetes.recording import RecordingSink
 from tests.unit.kubernetes.scripted import ScriptedClient, expired, pod
@@ -22,11 +22,11 @@ def pods(version: int, *items: dict) -> dict:
 @asynccontextmanager
 async def keeping(client: ScriptedClient, sink: RecordingSink, reports: list | None = None):
     report = (reports if reports is not None else []).append
-    keeper = PodKeeper(client, sink, "n", report, Timing(), random.Random(1))
+    reflector = PodReflector(client, sink, "n", report, Timing(), random.Random(1))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(reflector.run)
         await trio.testing.wait_all_tasks_blocked()
-        yield keeper
+        yield reflector
         nursery.cancel_scope.cancel()
 
 
@@ -91,8 +91,8 @@ async def test_a_lost_watch_is_resumed_without_a_list(autojump_clock):
 
 async def test_a_watch_that_lags_behind_a_refresh_undoes_nothing(autojump_clock):
     client, sink = ScriptedClient([pods(10, pod("a", 4)), pods(20, pod("b", 15))]), RecordingSink()
-    async with keeping(client, sink) as keeper:
-        await keeper.refresh()
+    async with keeping(client, sink) as reflector:
+        await reflector.refresh()
         client.watches[0].event("MODIFIED", pod("a", 11))
         client.watches[0].event("ADDED", pod("b", 14))
         client.watches[0].event("DELETED", pod("a", 16))

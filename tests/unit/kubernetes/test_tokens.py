@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fusevol.agent.sources.kubernetes.errors import ApiError
 from fusevol.agent.sources.kubernetes.timing import Timing
-from fusevol.agent.sources.kubernetes.tokens import TokenKeeper, renewal, token_request
+from fusevol.agent.sources.kubernetes.tokens import TokenReflector, renewal, token_request
 from fusevol.model.objects import TokenSpec, token_ref
 from tests.kubernetes.recording import RecordingSink
 from tests.unit.kubernetes.scripted import ScriptedClient, forbidden
@@ -62,11 +62,11 @@ def issued(token: str, seconds: int = HOUR) -> dict:
 
 @asynccontextmanager
 async def keeping(client: ScriptedClient, sink: RecordingSink):
-    keeper = TokenKeeper(client, sink, REF, Timing(), random.Random(1), wall)
+    reflector = TokenReflector(client, sink, REF, Timing(), random.Random(1), wall)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
+        nursery.start_soon(reflector.run)
         await trio.testing.wait_all_tasks_blocked()
-        yield keeper
+        yield reflector
         nursery.cancel_scope.cancel()
 
 
@@ -128,25 +128,25 @@ async def test_the_authorizers_early_403_is_retried(autojump_clock):
 
 async def test_a_refresh_waits_for_the_first_token_and_asks_for_no_second(autojump_clock):
     client, sink = ScriptedClient(posts=[issued("one")], slowness=0.5), RecordingSink()
-    async with keeping(client, sink) as keeper:
-        await keeper.refresh()
+    async with keeping(client, sink) as reflector:
+        await reflector.refresh()
         assert sink.last(REF) == {"token": b"one"}
-        await keeper.refresh()
+        await reflector.refresh()
         assert len(client.calls) == 1
 
 
 async def test_redelivery_asks_for_a_new_token(autojump_clock):
     client, sink = ScriptedClient(posts=[issued("one"), issued("two")]), RecordingSink()
-    async with keeping(client, sink) as keeper:
-        keeper.redeliver()
+    async with keeping(client, sink) as reflector:
+        reflector.redeliver()
         await trio.testing.wait_all_tasks_blocked()
     assert [delivery.data["token"] for delivery in sink.delivered[REF]] == [b"one", b"two"]
 
 
 async def test_redelivery_in_the_middle_of_a_delivery_is_not_lost(autojump_clock):
     client, sink = ScriptedClient(posts=[issued("one"), issued("two")]), RecordingSink(slowness=1.0)
-    async with keeping(client, sink) as keeper:
-        keeper.redeliver()
+    async with keeping(client, sink) as reflector:
+        reflector.redeliver()
         await trio.sleep(3)
     assert [delivery.data["token"] for delivery in sink.delivered[REF]] == [b"one", b"two"]
 
@@ -154,8 +154,8 @@ async def test_redelivery_in_the_middle_of_a_delivery_is_not_lost(autojump_clock
 async def test_redelivery_is_tried_until_it_succeeds(autojump_clock):
     failure = ApiError(500, "InternalError", "no signer")
     client, sink = ScriptedClient(posts=[issued("one"), failure, issued("two")]), RecordingSink()
-    async with keeping(client, sink) as keeper:
-        keeper.redeliver()
+    async with keeping(client, sink) as reflector:
+        reflector.redeliver()
         await trio.sleep(5)
     assert [delivery.data["token"] for delivery in sink.delivered[REF]] == [b"one", b"two"]
 

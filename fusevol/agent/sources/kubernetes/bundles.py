@@ -15,7 +15,7 @@ import trio
 from fusevol.agent.sources.kubernetes import schema
 from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected, KubernetesError, Undecodable
-from fusevol.agent.sources.kubernetes.keeper import Interruption, Teller
+from fusevol.agent.sources.kubernetes.reflector import Interruption, Teller
 from fusevol.agent.sources.kubernetes.timing import Backoff, Timing
 from fusevol.agent.sources.source import Sink
 from fusevol.model.errors import FusevolError
@@ -48,8 +48,8 @@ def _term(requirement: LabelSelectorRequirement) -> str:
     raise ValueError(f"{requirement.operator!r} is not a valid label selector operator")
 
 
-class BundleKeeper:
-    """A Keeper of `spec`, which `ref` stands for. No selector at all matches nothing."""
+class BundleReflector:
+    """A Reflector of `spec`, which `ref` stands for. No selector at all matches nothing."""
 
     def __init__(
         self, client: Client, sink: Sink, ref: ObjectRef, spec: TrustBundleSpec, timing: Timing, rng: random.Random

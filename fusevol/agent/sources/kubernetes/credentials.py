@@ -77,13 +77,6 @@ class Wire(msgspec.Struct, frozen=True):
         return f"<credentials for {self.server}>"
 
 
-class Cluster(msgspec.Struct, frozen=True):
-    """Which cluster it is: for the state directory's identity. `ca` is PEM, empty where the system's CAs are meant."""
-
-    server: str
-    ca: bytes
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
     """`authorization` is the header's value. `transport` tells whether connections have to be made anew: it differs
@@ -122,16 +115,6 @@ async def load(origin: Kubeconfig | InCluster, within: float) -> Credentials:
     """Runs the helper for at most `within` seconds. Raises CredentialsError."""
     wire = decode(await _run(origin.arguments(), within))
     return credentials(wire)
-
-
-def cluster(origin: Kubeconfig | InCluster) -> Cluster:
-    """Synchronously and without exec plugins: for the command line. Raises CredentialsError."""
-    command = [sys.executable, "-m", HELPER, *origin.arguments(), "--cluster-only"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode:
-        raise CredentialsError(_last_line(done.stderr))
-    wire = decode(done.stdout)
-    return Cluster(wire.server, wire.ca or b"")
 
 
 def decode(printed: bytes) -> Wire:

@@ -1,6 +1,6 @@
 """Loads credentials with the `kubernetes` package, prints them as JSON, and ends.
 
-    python -m fusevol.agent.sources.kubernetes.credentials_helper kubeconfig FILE [--context NAME] [--cluster-only]
+    python -m fusevol.agent.sources.kubernetes.credentials_helper kubeconfig FILE [--context NAME]
     python -m fusevol.agent.sources.kubernetes.credentials_helper in-cluster DIRECTORY
 
 A process of its own, because the package costs the agent 20 MiB, runs exec plugins synchronously, and writes inline
@@ -40,7 +40,6 @@ def main() -> None:
     parser.add_argument("kind", choices=("kubeconfig", "in-cluster"))
     parser.add_argument("path")
     parser.add_argument("--context")
-    parser.add_argument("--cluster-only", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the directory is removed on the way out
     os.umask(0o077)
@@ -50,7 +49,7 @@ def main() -> None:
         tempfile.tempdir = directory  # for the files that the package makes without being told where
         try:
             if options.kind == "kubeconfig":
-                found = kubeconfig(options.path, options.context, directory, said, cluster_only=options.cluster_only)
+                found = kubeconfig(options.path, options.context, directory, said)
             else:
                 found = in_cluster(Path(options.path))
         except HelperError as error:
@@ -62,8 +61,8 @@ def main() -> None:
         json.dump(found, sys.stdout)
 
 
-def kubeconfig(path: str, context: str | None, directory: str, said: io.StringIO, *, cluster_only: bool) -> Any:
-    """What the kubeconfig says; exec plugins are run unless only the cluster is asked for."""
+def kubeconfig(path: str, context: str | None, directory: str, said: io.StringIO) -> Any:
+    """What the kubeconfig says, exec plugins included."""
     files = fingerprints(path)  # before it is read: a change in between is seen as one
     if not files:
         raise HelperError(f"{path}: No such file or directory")
@@ -78,9 +77,6 @@ def kubeconfig(path: str, context: str | None, directory: str, said: io.StringIO
         temp_file_path=directory,
     )
     user, cluster = entries(merged.value, loader.current_context)
-    if cluster_only:
-        merged.value["users"] = []
-        loader.set_active_context(context)
     base = os.path.dirname(os.path.abspath(path))
     named = (cluster, "certificate-authority"), (user, "client-certificate"), (user, "client-key"), (user, "tokenFile")
     for entry, key in named:
@@ -91,7 +87,7 @@ def kubeconfig(path: str, context: str | None, directory: str, said: io.StringIO
     if cluster.get("proxy-url"):
         raise HelperError(f"{path}: proxy-url is not supported")
     authorization = configuration.api_key.get("BearerToken") or configuration.api_key.get("authorization")
-    if not cluster_only and "exec" in user and not authorization and not configuration.cert_file:
+    if "exec" in user and not authorization and not configuration.cert_file:
         raise HelperError(said.getvalue().strip() or "the exec plugin gave no credentials")
     expires = getattr(loader, "expiry", None)
     return wire(configuration, authorization, files, expires=expires.timestamp() if expires else None)

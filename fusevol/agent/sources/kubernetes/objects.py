@@ -20,7 +20,7 @@ import trio
 from fusevol.agent.sources.kubernetes import schema
 from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected, KubernetesError, Undecodable
-from fusevol.agent.sources.kubernetes.keeper import Interruption, Teller
+from fusevol.agent.sources.kubernetes.reflector import Interruption, Teller
 from fusevol.agent.sources.kubernetes.timing import Backoff, Timing, quick_retries
 from fusevol.agent.sources.source import Sink
 from fusevol.model.errors import FusevolError
@@ -32,8 +32,8 @@ FROM_NOTHING = "0"
 """Any state: the watch begins with an ADDED for what exists."""
 
 
-class ObjectKeeper:
-    """A Keeper of one object of `schema.RESOURCES`."""
+class ObjectReflector:
+    """A Reflector of one object of `schema.RESOURCES`."""
 
     def __init__(self, client: Client, sink: Sink, ref: ObjectRef, timing: Timing, rng: random.Random) -> None:
         self._client = client

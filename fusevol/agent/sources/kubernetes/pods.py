@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 PODS = "/api/v1/pods"
 
 
-class PodKeeper:
+class PodReflector:
     """`report` is told why the Pods cannot be read, and None when they can again."""
 
     def __init__(

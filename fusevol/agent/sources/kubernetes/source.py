@@ -11,16 +11,16 @@ import structlog
 import trio
 
 from fusevol.agent.sources.kubernetes import schema
-from fusevol.agent.sources.kubernetes.bundles import BundleKeeper
+from fusevol.agent.sources.kubernetes.bundles import BundleReflector
 from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.credentials import Credentials, InCluster, Kubeconfig, load
 from fusevol.agent.sources.kubernetes.errors import KubernetesError
 from fusevol.agent.sources.kubernetes.events import EventRecorder
-from fusevol.agent.sources.kubernetes.keeper import Keeper, Teller
-from fusevol.agent.sources.kubernetes.objects import ObjectKeeper
-from fusevol.agent.sources.kubernetes.pods import PodKeeper
+from fusevol.agent.sources.kubernetes.objects import ObjectReflector
+from fusevol.agent.sources.kubernetes.pods import PodReflector
+from fusevol.agent.sources.kubernetes.reflector import Reflector, Teller
 from fusevol.agent.sources.kubernetes.timing import Timing
-from fusevol.agent.sources.kubernetes.tokens import TokenKeeper
+from fusevol.agent.sources.kubernetes.tokens import TokenReflector
 from fusevol.agent.sources.source import Sink, SourceProblem, SourceUnavailable
 from fusevol.model.objects import CLUSTER_TRUST_BUNDLE, SERVICE_ACCOUNT_TOKEN, signer_bundles_spec
 from fusevol.model.refs import ObjectRef
@@ -53,9 +53,9 @@ class KubernetesSource:
         self._now = now
         loader = loader or partial(load, origin, timing.credentials_helper)
         self._client = Client(loader, self._report, timing, self._rng)
-        self._pods = PodKeeper(self._client, sink, node, partial(self._report, "pods"), timing, self._rng)
+        self._pods = PodReflector(self._client, sink, node, partial(self._report, "pods"), timing, self._rng)
         self.recorder = EventRecorder(self._client, node, timing, self._rng, now=now)
-        self._keepers: dict[ObjectRef, Keeper] = {}
+        self._reflectors: dict[ObjectRef, Reflector] = {}
         self._nursery: trio.Nursery | None = None  # of run()
         self._problems: dict[str, SourceProblem] = {}  # by topic
 
@@ -63,26 +63,26 @@ class KubernetesSource:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._client.run)
             self._nursery = nursery
-            for keeper in self._keepers.values():
-                nursery.start_soon(keeper.run)
+            for reflector in self._reflectors.values():
+                nursery.start_soon(reflector.run)
             nursery.start_soon(self._pods.run)
             nursery.start_soon(self.recorder.run)
 
     def reference(self, ref: ObjectRef) -> None:
-        if ref in self._keepers:
+        if ref in self._reflectors:
             return
-        keeper = self._keepers[ref] = self._keeper(ref)
+        reflector = self._reflectors[ref] = self._reflector(ref)
         if self._nursery is not None:
-            self._nursery.start_soon(keeper.run)
+            self._nursery.start_soon(reflector.run)
 
     def dereference(self, ref: ObjectRef) -> None:
-        if keeper := self._keepers.pop(ref, None):
-            keeper.stop()
+        if reflector := self._reflectors.pop(ref, None):
+            reflector.stop()
 
     async def redeliver(self) -> None:
         await trio.lowlevel.checkpoint()
-        for keeper in self._keepers.values():
-            keeper.redeliver()
+        for reflector in self._reflectors.values():
+            reflector.redeliver()
 
     async def refresh(self) -> None:
         failures: list[KubernetesError] = []
@@ -97,22 +97,22 @@ class KubernetesSource:
             await attempt(self._pods.refresh)
             # the Pods that are new have been told, and what they reference with them
             async with trio.open_nursery() as nursery:
-                for keeper in self._keepers.values():
-                    nursery.start_soon(attempt, keeper.refresh)
+                for reflector in self._reflectors.values():
+                    nursery.start_soon(attempt, reflector.refresh)
         if bound.cancelled_caught:
             why = self._problems.get("api_server") or self._problems.get("credentials")
             raise SourceUnavailable(why.message if why else f"no answer within {self._timing.refresh:g} s")
         if failures:
             raise SourceUnavailable(str(failures[0]))
 
-    def _keeper(self, ref: ObjectRef) -> Keeper:
+    def _reflector(self, ref: ObjectRef) -> Reflector:
         if ref.kind == CLUSTER_TRUST_BUNDLE and (spec := signer_bundles_spec(ref)):
-            return BundleKeeper(self._client, self._sink, ref, spec, self._timing, self._rng)
+            return BundleReflector(self._client, self._sink, ref, spec, self._timing, self._rng)
         if ref.kind in schema.RESOURCES:
-            return ObjectKeeper(self._client, self._sink, ref, self._timing, self._rng)
+            return ObjectReflector(self._client, self._sink, ref, self._timing, self._rng)
         if ref.kind == SERVICE_ACCOUNT_TOKEN:
-            return TokenKeeper(self._client, self._sink, ref, self._timing, self._rng, self._now)
-        return UnsupportedKeeper(self._sink, ref)
+            return TokenReflector(self._client, self._sink, ref, self._timing, self._rng, self._now)
+        return UnsupportedReflector(self._sink, ref)
 
     def _report(self, topic: str, why: str | None) -> None:
         """Tells a problem once, in the log and to the sink, and once that it is over."""
@@ -136,8 +136,8 @@ TOPICS = {
 """What a SourceProblem begins with."""
 
 
-class UnsupportedKeeper:
-    """A Keeper of a kind that this source does not know: it says so."""
+class UnsupportedReflector:
+    """A Reflector of a kind that this source does not know: it says so."""
 
     def __init__(self, sink: Sink, ref: ObjectRef) -> None:
         self._teller = Teller(sink, ref)

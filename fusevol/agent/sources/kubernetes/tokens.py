@@ -17,7 +17,7 @@ import trio
 from fusevol.agent.sources.kubernetes import schema
 from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.errors import ApiError, KubernetesError, Undecodable
-from fusevol.agent.sources.kubernetes.keeper import Interruption, Teller
+from fusevol.agent.sources.kubernetes.reflector import Interruption, Teller
 from fusevol.agent.sources.kubernetes.timing import Backoff, Timing, quick_retries
 from fusevol.agent.sources.source import Sink
 from fusevol.model.errors import FusevolError
@@ -58,8 +58,8 @@ def token_request(spec: TokenSpec) -> dict[str, object]:
     }
 
 
-class TokenKeeper:
-    """A Keeper of one ServiceAccountToken. Its version is when it expires, and a count that tells two tokens apart."""
+class TokenReflector:
+    """A Reflector of one ServiceAccountToken. Its version is when it expires, and a count that tells two tokens apart."""
 
     def __init__(
         self,

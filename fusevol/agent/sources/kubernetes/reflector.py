@@ -1,7 +1,7 @@
-"""What the keepers of referenced objects have in common: what was told of an object last, and being interrupted.
+"""What the reflectors of referenced objects have in common: what was told of an object last, and being interrupted.
 
-A keeper is one task that keeps one object delivered. All that it tells of its object passes through its Teller under
-the keeper's lock, in the order in which it learned it: a newer version is never overtaken by an older.
+A reflector is one task that keeps one object delivered. All that it tells of its object passes through its Teller under
+the reflector's lock, in the order in which it learned it: a newer version is never overtaken by an older.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fusevol.model.refs import ObjectRef
 log = structlog.get_logger(__name__)
 
 
-class Keeper(Protocol):
+class Reflector(Protocol):
     """Of one referenced object."""
 
     async def run(self) -> None:
