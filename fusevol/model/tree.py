@@ -32,7 +32,7 @@ class Literal(msgspec.Struct, frozen=True, tag="literal"):
 class File(msgspec.Struct, frozen=True):
     """A file at `path` (clean, relative, `/` separated) below the timestamped directory.
 
-    `uid` is also the owner of its user-visible top-level link where it is not 0 (KUBELET.md 6.6).
+    `uid` is also the owner of its user-visible top-level link (KUBELET.md 6.6).
     """
 
     path: str
@@ -56,12 +56,16 @@ class Tree(msgspec.Struct, frozen=True):
     mountpoints: tuple[str, ...] = ()
 
     def links(self) -> dict[str, int]:
-        """The user-visible top-level links and their uids."""
-        links: dict[str, int] = {}
+        """The user-visible top-level links and their uids.
+
+        The link of a directory belongs to whom all its files belong to, else to root (kubelet: to the owner of a random
+        one). Where a mount point stands there is no link: kubelet makes mount points first, and leaves what it finds.
+        """
+        owners: dict[str, set[int]] = {}
         for file in self.files:
-            top, _, rest = file.path.partition("/")
-            links[top] = links.get(top, 0) if rest else file.uid
-        return links
+            owners.setdefault(file.path.partition("/")[0], set()).add(file.uid)
+        taken = {path.partition("/")[0] for path in self.mountpoints}
+        return {top: uids.pop() if len(uids) == 1 else 0 for top, uids in owners.items() if top not in taken}
 
     def digest(self, key: bytes) -> str:
         """Equal for trees that look alike. Versions do not count: a change of metadata is no change."""

@@ -26,11 +26,12 @@ def fs_group(pod: Pod) -> int | None:
 
 
 def fs_user(pod: Pod) -> int | None:
-    """The one runAsUser that all containers share, init and ephemeral ones too (KUBELET.md 10.2)."""
+    """The one runAsUser that all containers share, init containers too (KUBELET.md 10.2). Ephemeral ones do not count
+    (FsUserFrom in pkg/volume/util/util.go): a token keeps its owner while somebody debugs its Pod."""
     common = pod.spec.security_context.run_as_user if pod.spec.security_context else None
     users = {
         own.run_as_user if (own := container.security_context) and own.run_as_user is not None else common
-        for container in pod.all_containers
+        for container in (*(pod.spec.init_containers or ()), *(pod.spec.containers or ()))
     }
     return users.pop() if len(users) == 1 else None
 

@@ -43,7 +43,7 @@ class PathConflict(WriteFailed):
     def located(self, root: str, directory: str) -> str:
         """The text with the mount point's path and the name of the timestamped directory."""
         operation, volume, path, reason = self._parts
-        return f"{operation} {posixpath.join(root, volume, directory, path)}: {reason}"
+        return f"{operation} {posixpath.normpath(posixpath.join(root, volume, directory, path))}: {reason}"
 
 
 class Projection(msgspec.Struct, frozen=True):

@@ -83,7 +83,9 @@ def containers(*users: int | None) -> dict[str, Any]:
         (pod(**containers(7, None), securityContext={"runAsUser": 5}), None),
         (pod(**containers(7), securityContext={"runAsUser": 5}), 7),
         (pod(**containers(7), initContainers=[{"name": "i"}]), None),
-        (pod(**containers(7), ephemeralContainers=[{"name": "e", "securityContext": {"runAsUser": 8}}]), None),
+        (pod(**containers(7), ephemeralContainers=[{"name": "e", "securityContext": {"runAsUser": 8}}]), 7),
+        (pod(**containers(7), ephemeralContainers=[{"name": "e"}]), 7),
+        (pod(**containers(None), ephemeralContainers=[{"name": "e", "securityContext": {"runAsUser": 8}}]), None),
         (pod(containers=[]), None),
     ],
 )
@@ -115,6 +117,28 @@ def test_tokens(default: int, spec: dict[str, Any], mode: int, uid: int, gid: in
     assert (files["token"].mode, files["token"].uid, files["token"].gid) == (mode, uid, gid)
     assert files["a"].uid == 0
     assert tree.links() == {"a": 0, "token": uid}
+
+
+@pytest.mark.parametrize(
+    ("sources", "uids"),
+    [
+        ([{"serviceAccountToken": {"path": "d/e/token"}}], {"d": 1000}),
+        ([{"serviceAccountToken": {"path": "d/token"}}, {"configMap": {"name": "cm1"}}], {"d": 1000, "a": 0}),
+        (
+            [
+                {"serviceAccountToken": {"path": "d/token"}},
+                {"configMap": {"name": "cm1", "items": [{"key": "a", "path": "d/a"}]}},
+            ],
+            {"d": 0},
+        ),
+    ],
+)
+def test_the_link_of_a_directory_belongs_to_whom_its_files_belong_to(
+    sources: list[dict[str, Any]], uids: dict[str, int]
+) -> None:
+    subject = pod({"projected": {"sources": sources, "defaultMode": 0o644}}, **containers(1000))
+    (ref,) = (ref for ref in references(subject) if ref.kind == SERVICE_ACCOUNT_TOKEN)
+    assert plan_tree(subject, objects(known(CM1, "a"), known(ref, "token"))).links() == uids
 
 
 @pytest.mark.parametrize("kind", ["ConfigMap", "Secret"])
