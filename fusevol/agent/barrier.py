@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import trio
@@ -49,10 +49,11 @@ def parse_goal(text: str) -> Goal:
 
 
 class Barrier:
-    """Waits for goals."""
+    """Waits for goals. `at_its_place` tells whether our mount stands where users look for it."""
 
-    def __init__(self, manager: VolumeManager) -> None:
+    def __init__(self, manager: VolumeManager, at_its_place: Callable[[], bool]) -> None:
         self._manager = manager
+        self._at_its_place = at_its_place
 
     async def wait(self, goal: Goal, seconds: float) -> list[str]:
         """What is missing after at most `seconds`; nothing on success."""
@@ -76,6 +77,8 @@ class Barrier:
     def missing(self, goal: Goal) -> Iterator[str]:
         """What is not yet as the goal has it, one line each."""
         manager = self._manager
+        if not self._at_its_place():
+            yield "the mount is not at its place: somebody unmounted it, or mounted something over it"
         if goal == Goal():
             if not manager.synced:
                 yield "the source has not synced yet"

@@ -6,7 +6,6 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,9 +23,9 @@ from fusevol.agent.telemetry import logs
 from fusevol.agent.telemetry.status import StatusReporter
 from fusevol.agent.volumemanager.backing import StateDirectory
 from fusevol.agent.volumemanager.manager import VolumeManager
-from fusevol.agent.volumemanager.standing import StandingMounts
+from fusevol.agent.volumemanager.standing import OurMounts, StandingMounts
 from fusevol.model.refs import PodRef
-from fusevol.system import memory, mounts
+from fusevol.system import memory
 from fusevol.system.interpreter import tune_interpreter
 
 log = structlog.get_logger()
@@ -59,20 +58,21 @@ async def run(config: Config) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_leave_on_signal, nursery.cancel_scope)
         publisher = Publisher(config.server_socket, config.mountpoint)
+        our_mounts = OurMounts(Path(config.mountpoint))
         manager = VolumeManager(
             node=config.node,
             mountpoint=config.mountpoint,
             registry=default_registry(),
             publisher=publisher,
             state=StateDirectory(Path(config.state_dir)),
-            standing=StandingMounts(lambda: _mount_roots(config.mountpoint)),
+            standing=StandingMounts(our_mounts),
             now=lambda: datetime.now(UTC),
         )
         source = _attach_source(config, manager)
         reporter = StatusReporter(
             manager, config.keeper_socket, config.mountpoint, str(config.source.__struct_config__.tag)
         )
-        service = Service(Barrier(manager), reporter)
+        service = Service(Barrier(manager, our_mounts.at_their_place), reporter)
         nursery.start_soon(manager.run)
         nursery.start_soon(publisher.run, manager.connected, manager.disconnected)
         nursery.start_soon(source.run)
@@ -107,12 +107,6 @@ def _attach_source(config: Config, manager: VolumeManager) -> Source:
 
 def _log_event(pod: PodRef, message: str) -> None:
     log.warning("FailedMount", pod=str(pod), message=message)
-
-
-def _mount_roots(mountpoint: str) -> Iterator[tuple[int, str, str]]:
-    """In a thread: every mount of our device but the main one."""
-    if mount := mounts.find_mount(Path(mountpoint)):
-        yield from mounts.roots_on(mount.device)
 
 
 async def _leave_on_signal(scope: trio.CancelScope) -> None:

@@ -15,6 +15,10 @@ from fusevol.agent.telemetry.status import StatusReporter
 log = structlog.get_logger()
 
 MAX_REQUEST = 65536
+"""Bytes."""
+
+MAX_TIMEOUT = 86400.0
+"""Seconds."""
 
 
 class Service:
@@ -39,13 +43,17 @@ class Service:
                     await stream.send_all(json.dumps(await self._answer(request)).encode() + b"\n")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # it did not wait for the answer
+        except Exception:
+            log.exception("a client's request failed")
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:
             request = json.loads(line)
             if request["op"] != "wait":
                 raise ValueError(f"unknown op {request['op']!r}")
-            goal, timeout = parse_goal(request["for"]), float(request["timeout"])
+            goal, timeout = parse_goal(str(request["for"])), float(request["timeout"])
+            if not 0 <= timeout <= MAX_TIMEOUT:
+                raise ValueError(f"a time-out of {timeout} s")
         except (ValueError, KeyError, TypeError) as error:
             return {"ok": False, "missing": [f"not a request: {error}"]}
         missing = await self._barrier.wait(goal, timeout)

@@ -118,6 +118,14 @@ def signer_bundles_spec(ref: ObjectRef) -> TrustBundleSpec | None:
     return msgspec.json.decode(ref.name, type=TrustBundleSpec) if ref.name.startswith("{") else None
 
 
+def display_name(ref: ObjectRef) -> str:
+    """What to call an object before people: of a token its ServiceAccount, of a signer's bundles the signer."""
+    if ref.kind == SERVICE_ACCOUNT_TOKEN:
+        return token_spec(ref).service_account
+    bundles = signer_bundles_spec(ref) if ref.kind == CLUSTER_TRUST_BUNDLE else None
+    return bundles.signer_name if bundles else ref.name
+
+
 def node_ref(name: str) -> ObjectRef:
     """The Node, whose allocatable resources are the default of unset limits (KUBELET.md 7.3)."""
     return ObjectRef(NODE, "", name)

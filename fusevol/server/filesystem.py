@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fusevol.model.errors import FileSystemError, NoSuchAttribute, ReadOnlyVolume
+from fusevol.model.objects import display_name
 from fusevol.model.volume import VolumeMeta
 from fusevol.server.handles import DirectoryHandle, FileHandle, HandleTable
 from fusevol.server.inodes import ROOT, Attr, Caller, Node, SetAttr, Statfs
@@ -182,7 +183,9 @@ class FileSystem:
 
 def _described(meta: VolumeMeta) -> dict[str, bytes]:
     """The extended attributes of a volume's root."""
-    objects = "\n".join(f"{shown.ref}@{shown.version}" for shown in meta.objects)
+    objects = "\n".join(
+        f"{shown.ref.kind}/{shown.ref.namespace}/{display_name(shown.ref)}@{shown.version}" for shown in meta.objects
+    )
     values = {
         "namespace": meta.namespace,
         "pod": meta.pod,

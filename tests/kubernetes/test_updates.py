@@ -115,8 +115,7 @@ def test_a_deleted_objects_content_stays_and_a_new_one_is_picked_up(tenant: Tena
     (event,) = eventually(lambda: tenant.events(pod))
     assert event["message"] == 'MountVolume.SetUp failed for volume "v" : configmap "settings" not found'
     assert tree(volume) == before
-    status = pod.status("v")
-    assert status is not None
+    status = eventually(lambda: (told := pod.status("v")) and told["error"] and told)
     assert (status["phase"], status["error"]) == ("Mounted", 'configmap "settings" not found')
     refused = tenant.instance.run("wait", "--for", pod.goal, "--timeout", "1", check=False)
     assert refused.returncode == 1

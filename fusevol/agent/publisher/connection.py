@@ -10,6 +10,7 @@ from typing import TypeVar
 import outcome
 import trio
 
+from fusevol.agent.sockets import open_unix_socket
 from fusevol.model.errors import ProtocolError, ServerGone
 from fusevol.protocol import framing
 from fusevol.protocol.messages import Failed, PutObject, Reply, Request
@@ -94,7 +95,7 @@ class Connection:
 @asynccontextmanager
 async def connect(path: str) -> AsyncIterator[Connection]:
     """Raises OSError where nobody listens."""
-    stream = await trio.open_unix_socket(path)
+    stream = open_unix_socket(path)
     async with stream, trio.open_nursery() as nursery:
         connection = Connection(stream)
         nursery.start_soon(connection.receive)

@@ -27,6 +27,9 @@ REMOVAL_DELAY = 1.0
 """Seconds from an update to the removal of the directory it replaced, so that a reader in the middle of a path finds
 what it set out for (FUSE.md 4)."""
 
+FIRST_DELAY = 0.02
+"""Seconds before the second attempt to connect; doubled up to 1 s."""
+
 Connected = Callable[[messages.Welcome, tuple[VolumeState, ...]], Awaitable[None]]
 
 
@@ -40,33 +43,37 @@ class Publisher:
         self._connection: Connection | None = None
         self._nursery: trio.Nursery | None = None
         self._writer: Writer | None = None
+        self._delay = FIRST_DELAY  # seconds until the next attempt to connect
         self._mount: int | None = None  # descriptor of the mount's root, for the writer only
         self._retired: dict[tuple[VolumeRef, str], list[Step]] = {}  # directories whose removal is under way
 
     async def run(self, connected: Connected, disconnected: Callable[[], None]) -> None:
         """Connects again and again until cancelled; tells of each connection and of its loss."""
-        delay = 0.02
+        told = ""
+        self._delay = FIRST_DELAY
         while True:
             try:
                 async with connect(self._socket_path) as connection:
-                    delay = 0.02
                     await self._serve(connection, connected, disconnected)
-            except* (OSError, ServerGone) as errors:
-                log.debug("no server", errors=[str(error) for error in errors.exceptions])
-            except* RequestFailed as errors:
-                log.error("the server refused", errors=[str(error) for error in errors.exceptions])
-            await trio.sleep(delay)
-            delay = min(delay * 2, 1.0)
+            except* ServerGone as errors:
+                log.debug("no server", error=_words(errors))
+            except* (OSError, RequestFailed) as errors:
+                if _words(errors) != told:
+                    told = _words(errors)
+                    log.error("cannot work with the server", error=told)
+            await trio.sleep(self._delay)
+            self._delay = min(self._delay * 2, 1.0)
 
     async def _serve(self, connection: Connection, connected: Connected, disconnected: Callable[[], None]) -> None:
-        welcome = await connection.request(messages.Hello(), messages.Welcome)
-        await self._introduce_writer(connection)
-        listed = await connection.request(messages.ListVolumes(), messages.Volumes)
         try:
+            welcome = await connection.request(messages.Hello(), messages.Welcome)
+            await self._introduce_writer(connection)
+            listed = await connection.request(messages.ListVolumes(), messages.Volumes)
             async with trio.open_nursery() as nursery:
-                self._connection, self._nursery = connection, nursery
-                log.info("connected to the server", volumes=len(listed.volumes))
                 await connected(welcome, listed.volumes)
+                # not before: what was published while the state was taken over would be unknown
+                self._connection, self._nursery, self._delay = connection, nursery, FIRST_DELAY
+                log.info("connected to the server", volumes=len(listed.volumes))
                 await connection.closed.wait()
                 log.warning("the connection to the server is lost")
                 nursery.cancel_scope.cancel()
@@ -150,6 +157,10 @@ def _look_up(mountpoint: str, nonce: str) -> int:
         os.close(mount)
         raise
     return mount
+
+
+def _words(errors: BaseExceptionGroup[BaseException]) -> str:
+    return "; ".join(_words(e) if isinstance(e, BaseExceptionGroup) else str(e) for e in errors.exceptions)
 
 
 def _new_directory() -> str:

@@ -8,9 +8,11 @@ import msgspec
 import structlog
 import trio
 
+from fusevol.agent.sockets import open_unix_socket
 from fusevol.agent.volumemanager.actual_state import ActualVolume
 from fusevol.agent.volumemanager.manager import VolumeManager
 from fusevol.agent.volumemanager.operations import rfc3339
+from fusevol.model.objects import display_name
 from fusevol.model.refs import escaped
 
 log = structlog.get_logger()
@@ -45,7 +47,7 @@ def _describe_volume(manager: VolumeManager, mountpoint: str, volume: ActualVolu
         "phaseSince": rfc3339(volume.since),
         "generation": meta.generation if meta else 0,
         "objects": [
-            {"kind": shown.ref.kind, "name": shown.ref.name, "resourceVersion": shown.version}
+            {"kind": shown.ref.kind, "name": display_name(shown.ref), "resourceVersion": shown.version}
             for shown in (meta.objects if meta else ())
         ],
         "error": volume.error or volume.held,
@@ -65,7 +67,7 @@ class StatusReporter:
         self._sending = trio.Lock()
 
     async def run(self) -> None:
-        async with await trio.open_unix_socket(self._keeper_socket) as self._stream, trio.open_nursery() as nursery:
+        async with open_unix_socket(self._keeper_socket) as self._stream, trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_changes)
             try:
                 while await self._stream.receive_some(4096):

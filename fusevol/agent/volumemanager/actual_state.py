@@ -83,6 +83,10 @@ class ActualState:
         """An update was interrupted: its leftovers are removed before the next."""
         self.ensure(ref).settled = False
 
+    def unpublished(self, ref: VolumeRef) -> None:
+        """The server shows it no longer; what is left of it is not removed yet."""
+        self.ensure(ref).meta = None
+
     def remove(self, ref: VolumeRef) -> None:
         if self._volumes.pop(ref, None) is not None:
             self._changed()

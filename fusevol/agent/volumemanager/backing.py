@@ -10,6 +10,7 @@ What containers wrote in there is not trusted: no link is followed, no mount is 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -49,8 +50,9 @@ class StateDirectory:
                 return data
             log.warning("the ready file exists, but the volume directory does not: set up again", volume=str(ref))
             ready.unlink()
-        for directory in (self._pods / ref.pod_uid, self._pods / ref.pod_uid / "volumes"):
-            directory.mkdir(0o750, parents=True, exist_ok=True)
+        pod = self._pods / ref.pod_uid
+        for directory in (self._pods, pod, pod / "volumes", pod / "plugins", ready.parent.parent, ready.parent):
+            directory.mkdir(0o750, exist_ok=True)
         data.parent.mkdir(0o755, exist_ok=True)
         data.mkdir(exist_ok=True)
         if in_memory and not tmpfs.is_tmpfs(data):
@@ -59,8 +61,7 @@ class StateDirectory:
             os.chown(data, -1, plan.gid)
         data.chmod(plan.mode)  # after mkdir because of the umask, after chown because that clears the setgid bit
         for mountpoint in plan.mountpoints:
-            (data / mountpoint).mkdir(0o755, parents=True, exist_ok=True)
-        ready.parent.mkdir(0o750, parents=True, exist_ok=True)
+            _make_below(data, mountpoint)
         ready.touch(0o644)
         return data
 
@@ -117,43 +118,83 @@ def _directories(path: Path) -> Iterable[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    """rm -r that follows no link and crosses no mount (EXDEV). Missing is fine."""
+    """rm -r that follows no link and crosses no mount (EXDEV). Missing is fine. Raises OSError."""
     try:
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        parent = _open_directory(path.parent)
+        try:
+            _Removal(parent, os.fstat(parent).st_dev).run(path.name)
+        finally:
+            os.close(parent)
     except FileNotFoundError:
         return
-    try:
-        _remove_entry(parent, path.name, os.fstat(parent).st_dev)
-    except FileNotFoundError:
-        return
-    finally:
-        os.close(parent)
 
 
-def _remove_entry(parent: int, name: str, device: int) -> None:
-    """Iterative, one descriptor a level: a container may have made a tree 4,000 levels deep."""
-    levels: list[tuple[int, str, int, list[str]]] = []  # (directory, its entry, the entry opened, names left in it)
+class _Removal:
+    """Iterative and with one descriptor at a time: a container may have made a tree of any depth."""
 
-    def enter(directory: int, entry: str) -> None:
-        status = os.stat(entry, dir_fd=directory, follow_symlinks=False)
+    def __init__(self, parent: int, device: int) -> None:
+        self._current = os.dup(parent)
+        self._device = device
+        self._levels: list[
+            tuple[str, tuple[int, int], list[str]]
+        ] = []  # (entry, inode of its parent, names left in it)
+
+    def run(self, name: str) -> None:
+        try:
+            self._remove(name)
+            while self._levels:
+                names = self._levels[-1][2]
+                if names:
+                    self._remove(names.pop())
+                else:
+                    self._leave()
+        finally:
+            os.close(self._current)
+
+    def _remove(self, entry: str) -> None:
+        """A file goes; a directory is entered."""
+        status = os.stat(entry, dir_fd=self._current, follow_symlinks=False)
         if not stat.S_ISDIR(status.st_mode):
-            os.unlink(entry, dir_fd=directory)
+            os.unlink(entry, dir_fd=self._current)
             return
-        if status.st_dev != device:
+        if status.st_dev != self._device:
             raise OSError(errno.EXDEV, "a mount stands here", entry)
-        opened = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-        levels.append((directory, entry, opened, os.listdir(opened)))
+        parent = _inode(self._current)
+        self._move_to(entry)
+        self._levels.append((entry, parent, os.listdir(self._current)))
 
+    def _leave(self) -> None:
+        """Up again, and the empty directory goes."""
+        entry, parent, _ = self._levels.pop()
+        self._move_to("..")
+        if _inode(self._current) != parent:
+            raise OSError(errno.ESTALE, "moved while it was removed", entry)
+        os.rmdir(entry, dir_fd=self._current)
+
+    def _move_to(self, name: str) -> None:
+        opened = _open_directory(name, self._current)
+        os.close(self._current)
+        self._current = opened
+
+
+def _inode(directory: int) -> tuple[int, int]:
+    status = os.fstat(directory)
+    return status.st_dev, status.st_ino
+
+
+def _open_directory(path: str | Path, directory: int | None = None) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+
+
+def _make_below(top: Path, path: str) -> None:
+    """`path` below `top`, a component at a time: links that a container made there lead nowhere (ELOOP, ENOTDIR)."""
+    current = _open_directory(top)
     try:
-        enter(parent, name)
-        while levels:
-            directory, entry, opened, names = levels[-1]
-            if names:
-                enter(opened, names.pop())
-            else:
-                levels.pop()
-                os.close(opened)
-                os.rmdir(entry, dir_fd=directory)
+        for name in path.split("/"):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=current)
+            below = _open_directory(name, current)
+            os.close(current)
+            current = below
     finally:
-        for _, _, opened, _ in levels:
-            os.close(opened)
+        os.close(current)

@@ -26,7 +26,7 @@ from fusevol.model.objects import NODE, SERVICE_ACCOUNT_TOKEN, DeliveredObject, 
 from fusevol.model.pod import Pod
 from fusevol.model.refs import ObjectRef, PodRef, VolumeRef
 from fusevol.model.volume import VolumeState
-from fusevol.protocol.messages import RemovePod, Welcome
+from fusevol.protocol.messages import RemovePod, Request, Welcome
 
 log = structlog.get_logger()
 
@@ -60,6 +60,7 @@ class VolumeManager:
         self._populator = Populator(self.desired, registry, node)
         self._inventory = Inventory()
         self._inventory_wake = trio.Event()
+        self._putting_right = False  # a request of the inventory is under way
         self._referenced: set[ObjectRef] = set()  # what the source was asked for
         self._incarnation = ""
         self._connected = trio.Event()
@@ -108,7 +109,8 @@ class VolumeManager:
         self._inventory_wake.set()
 
     def disconnected(self) -> None:
-        self._connected = trio.Event()
+        if self._connected.is_set():  # else those who wait on it would wait for ever
+            self._connected = trio.Event()
 
     async def news(self) -> None:
         """Returns at the next change of anything that `status` and `wait` tell."""
@@ -166,8 +168,8 @@ class VolumeManager:
             known = self.objects.get(ref)
             try:
                 if ref.kind != NODE and not (isinstance(known, ObjectInfo) and known.keys == info.keys):
-                    await self._publisher.put_object(ref, info.content_version, delivered.data)
                     self._inventory.objects.add(ref)
+                    await self._publisher.put_object(ref, info.content_version, delivered.data)
             except ServerGone:
                 await trio.sleep(0.01)  # until disconnected() has been told
                 continue
@@ -207,24 +209,31 @@ class VolumeManager:
 
     def inventory_settled(self) -> bool:
         """Whether Pods' directories and links stand as they should."""
-        return not self._inventory.plan(self._wanted_inventory(), self.synced)
+        return not self._putting_right and not self._inventory.plan(self._wanted_inventory(), self.synced)
 
     async def _keep_inventory(self) -> None:
         while True:
             await self._inventory_wake.wait()
             self._inventory_wake = trio.Event()
             await self._connected.wait()
-            inventory = self._inventory
-            requests = inventory.plan(self._wanted_inventory(), self.synced)
             try:
-                for request in requests:
-                    await self._publisher.send(request)
-                    inventory.done(request)
-            except (ServerGone, RequestFailed) as error:
-                log.debug("the inventory waits for the next connection", error=str(error))
-                continue
-            for request in requests:
-                if isinstance(request, RemovePod):
-                    await trio.to_thread.run_sync(self._state.remove_pod, request.uid)
-            if requests:
+                # planned anew after each request: what is wanted may have changed while the server answered
+                while requests := self._inventory.plan(self._wanted_inventory(), self.synced):
+                    self._putting_right = True
+                    await self._put_right(requests[0])
+            except ServerGone:
+                pass  # the next connection wakes us
+            if self._putting_right:
+                self._putting_right = False
                 self._changed()  # somebody may wait for just this
+
+    async def _put_right(self, request: Request) -> None:
+        """Raises ServerGone."""
+        self._inventory.done(request)  # before it is sent: what is sent after it will be done after it
+        try:
+            await self._publisher.send(request)
+        except RequestFailed as error:
+            log.warning("the server refused", request=str(request), error=str(error))
+            return
+        if isinstance(request, RemovePod):
+            await trio.to_thread.run_sync(self._state.remove_pod, request.uid)

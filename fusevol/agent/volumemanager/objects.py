@@ -17,9 +17,10 @@ class ObjectTable:
         self._known: dict[ObjectRef, ObjectInfo | Absent | Unavailable] = {}
 
     def reset(self, key: bytes) -> None:
-        """The server lost its contents: nothing is known until it is delivered again."""
+        """The server has no contents (any more): they are not known until they are delivered again. What does not exist
+        still does not."""
         self.key = key
-        self._known.clear()
+        self._known = {ref: known for ref, known in self._known.items() if not isinstance(known, ObjectInfo)}
 
     def describe(self, delivered: DeliveredObject) -> ObjectInfo:
         """What may be kept of an object. Its content's version is the known one where no byte has changed."""

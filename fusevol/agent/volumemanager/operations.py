@@ -125,6 +125,7 @@ class Operations:
         if ref.plugin == EMPTY_DIR:
             await trio.to_thread.run_sync(self._state.unset_ready, ref)
             await self._publisher.send(messages.Unpublish(ref))
+            self._actual.unpublished(ref)  # should the data stay, and the Pod come back, it is published again
             await trio.to_thread.run_sync(self._state.remove_data, ref)
         else:
             await self._publisher.send(messages.Unpublish(ref))

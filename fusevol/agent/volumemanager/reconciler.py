@@ -124,7 +124,7 @@ class Reconciler:
             # a fault of ours in one volume is not the end of all others
             retry = self._backoff.failed(ref)
             log.exception("operation failed unexpectedly", action=action.value, volume=str(ref))
-            self._actual.failed(ref, f"{type(error).__name__} in fusevol, see its log")
+            self._fail(operation, VolumeError(f"{type(error).__name__} in fusevol, see its log"), retry)
         finally:
             self._busy.discard(ref)
             if ref in self._marked:

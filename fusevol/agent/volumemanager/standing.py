@@ -3,14 +3,44 @@ volume's containers have ended (ARCHITECTURE 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import errno
+from collections.abc import Callable
+from pathlib import Path
 
 import trio
 
 from fusevol.model.refs import VolumeRef
+from fusevol.system import mounts
 
-Mounts = Callable[[], Iterable[tuple[int, str, str]]]
-"""Every mount of our device: (pid of a process that has it, its root within our file system, where it is mounted)."""
+Mounts = Callable[[], list[mounts.MountRoot]]
+"""Every mount of our file system; raises OSError where it cannot be known."""
+
+
+class OurMounts:
+    """Every mount of the file system at `mountpoint`, even when that was unmounted, or something else stands there now:
+    others may have it still. Of a server before the last crash too: its bind mounts are those of running containers.
+
+    Called in a thread. Raises OSError where it cannot be known: that is never taken for "nobody".
+    """
+
+    def __init__(self, mountpoint: Path) -> None:
+        self._mountpoint = mountpoint
+        self._devices: set[str] = set()
+        self.at_their_place()
+
+    def at_their_place(self) -> bool:
+        """Whether what stands at the mount point now is ours."""
+        mount = mounts.find_mount(self._mountpoint)
+        if mount is None or mount.fstype != mounts.FSTYPE:
+            return False
+        self._devices.add(mount.device)
+        return True
+
+    def __call__(self) -> list[mounts.MountRoot]:
+        self.at_their_place()
+        if not self._devices:
+            raise OSError(errno.ENOTCONN, "the mount is not at its place", str(self._mountpoint))
+        return [root for device in sorted(self._devices) for root in mounts.roots_on(device)]
 
 
 def stands_on(root: str, ref: VolumeRef) -> bool:
@@ -25,9 +55,9 @@ def stands_on(root: str, ref: VolumeRef) -> bool:
 class StandingMounts:
     """Reads /proc in a thread; one look answers everybody who asked before it began."""
 
-    def __init__(self, mounts: Mounts) -> None:
-        self._mounts = mounts
-        self._seen: list[tuple[int, str, str]] = []
+    def __init__(self, look: Mounts) -> None:
+        self._look = look
+        self._seen: list[mounts.MountRoot] = []
         self._seen_at = float("-inf")
         self._looking = trio.Lock()
 
@@ -35,8 +65,9 @@ class StandingMounts:
         asked = trio.current_time()
         async with self._looking:
             if self._seen_at < asked:
-                self._seen_at = trio.current_time()
-                self._seen = list(await trio.to_thread.run_sync(lambda: list(self._mounts())))
+                began = trio.current_time()
+                seen = await trio.to_thread.run_sync(self._look)  # if it raises, what was seen before is still old
+                self._seen, self._seen_at = seen, began
         for pid, root, where in self._seen:
             if stands_on(root, ref):
                 return f"mounted at {where} (pid {pid})"

@@ -96,12 +96,14 @@ def test_an_empty_tree_still_has_its_data_link() -> None:
     assert core.list(f"{ROOT}/{DATA_LINK}") == []
 
 
-def test_mountpoints_are_made_in_the_root_and_leave_links_alone() -> None:
+def test_mountpoints_are_made_in_the_root_instead_of_links() -> None:
     core = Core()
-    core.publish(core.tree(CM, "1", {"a": b""}, mountpoints=("x/y", "x/z", "a/b")))
+    core.publish(core.tree(CM, "1", {"a": b"A", "k": b""}, mountpoints=("x/y", "x/z", "a/b")))
     assert core.list(f"{ROOT}/x") == ["y", "z"]
     assert stat.filemode(core.walk(f"{ROOT}/x/y").mode) == "drwxr-xr-x"
-    assert core.read(f"{ROOT}/a") == b""
+    assert core.list(f"{ROOT}/a") == ["b"]
+    assert core.read(f"{ROOT}/..data/a") == b"A"
+    assert core.read(f"{ROOT}/k") == b""
 
 
 @pytest.mark.parametrize("path", ["", "/a", "a/", "a//b", "../a", "a/../b", "..a", "a/.", "x\0", "n" * 256])

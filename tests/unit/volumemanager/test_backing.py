@@ -1,6 +1,8 @@
 """emptyDirs on disk: kubelet's order since v1.20 (KUBELET.md 5.3-5.7)."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,9 @@ def test_set_up_makes_directory_and_ready_file(state: StateDirectory, tmp_path: 
     assert data == tmp_path / "pods/u1/volumes/kubernetes.io~empty-dir/scratch"
     ready = tmp_path / "pods/u1/plugins/kubernetes.io~empty-dir/scratch/ready"
     assert (mode(data), mode(ready), mode(ready.parent)) == (0o777, 0o644, 0o750)
-    assert mode(tmp_path / "pods/u1") == mode(tmp_path / "pods/u1/volumes") == 0o750
+    made = ("pods", "pods/u1", "pods/u1/volumes", "pods/u1/plugins", "pods/u1/plugins/kubernetes.io~empty-dir")
+    assert {name: mode(tmp_path / name) for name in made} == dict.fromkeys(made, 0o750)
+    assert mode(data.parent) == 0o755
 
 
 def test_set_up_with_a_group_is_setgid(state: StateDirectory) -> None:
@@ -101,6 +105,41 @@ def test_removal_of_a_tree_4000_levels_deep(tmp_path: Path) -> None:
     os.close(descriptor)
     remove_tree(top)
     assert not top.exists()
+
+
+def test_removal_needs_few_descriptors_however_deep(tmp_path: Path) -> None:
+    top = tmp_path / "deep"
+    top.mkdir()
+    code = f"""
+import os, resource
+from pathlib import Path
+from fusevol.agent.volumemanager.backing import remove_tree
+descriptor = os.open({str(top)!r}, os.O_RDONLY)
+for _ in range(400):
+    os.mkdir("d", dir_fd=descriptor)
+    deeper = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+    os.close(descriptor)
+    descriptor = deeper
+os.close(descriptor)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+remove_tree(Path({str(top)!r}))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert not top.exists()
+
+
+def test_nested_mount_points_are_made_beneath_the_volume_only(state: StateDirectory, tmp_path: Path) -> None:
+    """A container's link stands where one is to be made, and the ready file was lost."""
+    plan = EmptyDir(mountpoints=("a/b", "link/evil"))
+    data = state.data(REF)
+    data.mkdir(parents=True)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (data / "link").symlink_to(outside)
+    with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
+        state.set_up(REF, plan)
+    assert mode(data / "a/b") == 0o755
+    assert list(outside.iterdir()) == []
 
 
 def test_a_mount_is_not_crossed(tmp_path: Path) -> None:

@@ -373,7 +373,7 @@ async def test_a_barrier_returns_when_directories_and_links_are_right(tmp_path: 
         b.manager.pods_synced()
         b.manager.pod_changed(pod(volume="none"))
         start = trio.current_time()
-        assert await Barrier(b.manager).wait(parse_goal("synced"), 30) == []
+        assert await Barrier(b.manager, lambda: True).wait(parse_goal("synced"), 30) == []
         b.manager.pod_gone("u1")
-        assert await Barrier(b.manager).wait(parse_goal("synced"), 30) == []
+        assert await Barrier(b.manager, lambda: True).wait(parse_goal("synced"), 30) == []
         assert trio.current_time() - start < 1

@@ -59,7 +59,7 @@ def token_request(spec: TokenSpec) -> dict[str, object]:
 
 
 class TokenReflector:
-    """A Reflector of one ServiceAccountToken. Its version is when it expires, and a count that tells two tokens apart."""
+    """A Reflector of one ServiceAccountToken. Its version is when it expires, and a count to tell two tokens apart."""
 
     def __init__(
         self,
