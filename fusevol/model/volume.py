@@ -25,16 +25,18 @@ class VolumeMeta(msgspec.Struct, frozen=True):
 
 
 class VolumeView(msgspec.Struct, frozen=True):
-    """The root of a projected volume as it stands at the server, for planning an update (`plan_update`).
+    """The root of a projected volume as it stands at the server, for planning an update (atomic_writer.py).
 
     `data` is the target of `..data` or None; `data_tmp` that of a leftover `..data_tmp`; `directories` all timestamped
-    directories with the paths below them (directories end with `/`); `links` the user-visible links.
+    directories with the paths below them (directories end with `/`); `links` the user-visible links; `current_links`
+    those that the version which `..data` names is to have.
     """
 
     data: str | None
     data_tmp: str | None
     directories: dict[str, tuple[str, ...]]
     links: tuple[str, ...]
+    current_links: tuple[str, ...]
 
 
 class VolumeState(msgspec.Struct, frozen=True):

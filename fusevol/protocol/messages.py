@@ -76,9 +76,9 @@ class Publish(Message, frozen=True):
 
 class Stage(Message, frozen=True):
     """The next version of a published volume → View. Nothing is visible yet: from here on the writer thread may make
-    exactly the changes of an update through the mount (`plan_update`). It replaces what was staged before. With
-    `directory` = "" nothing new is staged: only what an interrupted update left may be put right (leftovers removed,
-    links made that the current version's tree needs and removed that it lacks)."""
+    exactly the changes of an update through the mount (atomic_writer.py). It replaces what was staged before. With
+    `directory` = "" nothing is staged (tree, digest and meta are not looked at): only what an interrupted update left
+    may be put right (leftovers removed, links made that the current version needs and removed that it lacks)."""
 
     volume: VolumeRef
     directory: str

@@ -115,13 +115,13 @@ class ProjectedVolume:
         self._current.meta = meta
 
     def stage(self, name: str, tree: Tree, digest: str, meta: VolumeMeta) -> VolumeView:
-        """The version that the writer may make visible next, instead of any staged before. With the current one's name,
-        or "", there is none and only leftovers may be removed. Raises Rejected, ContentMissing: nothing has changed."""
+        """The version that the writer may make visible next, instead of any staged before. With the name "" there is
+        none, and only leftovers may be removed. Raises Rejected, ContentMissing: nothing has changed."""
         before = self._staged
-        if name in ("", self._current.name):
-            if digest != self._current.digest:
-                raise Rejected(f"{self.ref}: {self._current.name} is current with another content")
+        if name == "":
             self._staged = None
+        elif name == self._current.name:
+            raise Rejected(f"{self.ref}: {name} is current")
         elif before is not None and before.placed and before.name == name:
             if digest != before.digest:
                 raise Rejected(f"{self.ref}: {name} stands there with another content")
@@ -141,6 +141,7 @@ class ProjectedVolume:
             data_tmp=leftover.readlink() if leftover is not None else None,
             directories={name: tuple(paths(version.directory)) for name, version in self._placed.items()},
             links=tuple(sorted(self._links())),
+            current_links=tuple(sorted(self._current.links)),
         )
 
     @property

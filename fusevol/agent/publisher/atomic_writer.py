@@ -1,7 +1,7 @@
 """An update as system calls through the mount, in kubelet's order (KUBELET.md 9; KUBELET-MEASURED.md 2).
 
-`plan_update` is pure and starts from whatever stands in the volume's root, so the same plan makes an update, finishes
-one that was interrupted, and does nothing where nothing is to do.
+The plans are pure and start from whatever stands in the volume's root: so an update also completes one that was
+interrupted, and where nothing is to do nothing is done.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ def plan_update(view: VolumeView, directory: str, tree: Tree) -> Update:
     A key's link is made after `..data` names its file and removed only then, so that a reader finds what both versions
     have at every moment.
     """
-    steps: list[Step] = []
-    if view.data_tmp is not None:
-        steps.append(Step("unlink", DATA_LINK_TMP))  # EEXIST would block the update for ever
+    steps = _without_leftover(view)
     if view.data != directory:
         if directory not in view.directories:
             steps.append(Step("mkdir", directory))
@@ -55,10 +53,27 @@ def plan_update(view: VolumeView, directory: str, tree: Tree) -> Update:
             Step("symlink", DATA_LINK_TMP, directory),
             Step("rename", DATA_LINK_TMP, DATA_LINK),
         ]
-    links = tree.links()
-    steps += [Step("symlink", name, f"{DATA_LINK}/{name}") for name in sorted(links.keys() - set(view.links))]
-    steps += [Step("unlink", name) for name in sorted(set(view.links) - links.keys())]
-    return Update(steps, {name: removal(name, view.directories) for name in view.directories if name != directory})
+    return Update(steps + _links(view, tree.links()), _removals(view, directory))
+
+
+def plan_finish(view: VolumeView) -> Update:
+    """What an interrupted update left undone of the version that is current."""
+    return Update(_without_leftover(view) + _links(view, view.current_links), _removals(view, view.data))
+
+
+def _without_leftover(view: VolumeView) -> list[Step]:
+    # EEXIST would block every later update
+    return [Step("unlink", DATA_LINK_TMP)] if view.data_tmp is not None else []
+
+
+def _links(view: VolumeView, wanted: Iterable[str]) -> list[Step]:
+    links, there = set(wanted), set(view.links)
+    made = [Step("symlink", name, f"{DATA_LINK}/{name}") for name in sorted(links - there)]
+    return made + [Step("unlink", name) for name in sorted(there - links)]
+
+
+def _removals(view: VolumeView, current: str | None) -> dict[str, list[Step]]:
+    return {name: removal(name, view.directories) for name in view.directories if name != current}
 
 
 def removal(directory: str, directories: Mapping[str, Iterable[str]]) -> list[Step]:

@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 import structlog
 import trio
 
-from fusevol.agent.publisher.atomic_writer import Step, directory_name, perform, plan_update
+from fusevol.agent.publisher.atomic_writer import Step, Update, directory_name, perform, plan_finish, plan_update
 from fusevol.agent.publisher.connection import Connection, RequestFailed, connect
 from fusevol.agent.publisher.writer import Writer
 from fusevol.model.errors import ServerGone
 from fusevol.model.objects import SecretBytes
 from fusevol.model.refs import ObjectRef, VolumeRef
 from fusevol.model.tree import Tree
-from fusevol.model.volume import VolumeMeta, VolumeState
+from fusevol.model.volume import VolumeMeta, VolumeState, VolumeView
 from fusevol.protocol import messages
 
 log = structlog.get_logger()
@@ -112,15 +112,26 @@ class Publisher:
         """A first set-up, visible in one step. Raises RequestFailed, ServerGone."""
         await self.send(messages.Publish(ref, _new_directory(), tree, digest, meta))
 
-    async def update(self, ref: VolumeRef, tree: Tree, digest: str, meta: VolumeMeta, current: bool = False) -> None:
-        """Another version of a published volume; `current`: the same one, but what an interrupted update left is put
-        right. Returns when it is visible; what it replaced goes a moment later. Raises RequestFailed, ServerGone, and
-        OSError where the mount refuses."""
-        if self._connection is None or self._nursery is None:
+    async def update(self, ref: VolumeRef, tree: Tree, digest: str, meta: VolumeMeta) -> None:
+        """Another version of a published volume. Returns when it is visible; what it replaced goes a moment later.
+        Raises RequestFailed, ServerGone, and OSError where the mount refuses."""
+        directory = _new_directory()
+        view = await self._stage(messages.Stage(ref, directory, tree, digest, meta))
+        await self._make(ref, plan_update(view, directory, tree))
+
+    async def finish(self, ref: VolumeRef, meta: VolumeMeta) -> None:
+        """Puts right what an interrupted update left of the version that is served. Raises as `update`."""
+        view = await self._stage(messages.Stage(ref, "", Tree(()), "", meta))
+        await self._make(ref, plan_finish(view))
+
+    async def _stage(self, request: messages.Stage) -> VolumeView:
+        if self._connection is None:
             raise ServerGone("not connected to the server")
-        directory = "" if current else _new_directory()
-        staged = await self._connection.request(messages.Stage(ref, directory, tree, digest, meta), messages.View)
-        update = plan_update(staged.view, directory or staged.view.data or "", tree)
+        return (await self._connection.request(request, messages.View)).view
+
+    async def _make(self, ref: VolumeRef, update: Update) -> None:
+        if self._nursery is None:
+            raise ServerGone("not connected to the server")
         await self._write(ref, update.steps)
         for name, steps in update.removals.items():
             if (ref, name) not in self._retired:

@@ -80,8 +80,9 @@ class ActualState:
         self._enter(volume, Phase.TEARING_DOWN)
 
     def unsettled(self, ref: VolumeRef) -> None:
-        """An update was interrupted: its leftovers are removed before the next."""
-        self.ensure(ref).settled = False
+        """An update is being made: until it has succeeded nobody knows which version is served, and what it leaves."""
+        volume = self.ensure(ref)
+        volume.settled, volume.digest = False, ""
 
     def unpublished(self, ref: VolumeRef) -> None:
         """The server shows it no longer; what is left of it is not removed yet."""

@@ -73,11 +73,16 @@ class Operations:
             return  # its Pod went between the plan and now
         actual = self._actual.ensure(ref)
         if actual.meta is not None and (desired.frozen or ref.plugin == EMPTY_DIR):
+            await self._finish(actual, actual.meta)
             self._actual.published(ref, actual.digest, actual.meta)
             return
         try:
             plan = desired.plugin.plan(desired.pod, desired.volume, self._objects.view(), self._node)
-        except WriteFailed as error:
+        except VolumeError as error:
+            if actual.meta is not None:
+                await self._finish(actual, actual.meta)  # no later update may come to do it
+            if not isinstance(error, WriteFailed):
+                raise
             # kubelet fails while it writes: its plugin directory is there, and its text has the volume's path
             await self._publisher.send(messages.AddPlugin(ref.pod_uid, ref.plugin))
             raise VolumeError(str(error).replace(ROOT, self._mountpoint)) from None
@@ -93,16 +98,22 @@ class Operations:
         if known is None:
             meta = self._meta(desired, 1, objects)
             await self._publisher.publish(desired.ref, tree, digest, meta)
-        elif actual.digest != digest or not actual.settled:
-            same = actual.digest == digest
-            meta = self._meta(desired, known.generation + (not same), objects)
+        elif actual.digest != digest:
+            meta = self._meta(desired, known.generation + 1, objects)
             self._actual.unsettled(desired.ref)
-            await self._publisher.update(desired.ref, tree, digest, meta, current=same)
+            await self._publisher.update(desired.ref, tree, digest, meta)
         else:
+            await self._finish(actual, known)
             meta = msgspec.structs.replace(known, objects=objects)
             if meta != known:
                 await self._publisher.send(messages.Annotate(desired.ref, meta))
         self._actual.published(desired.ref, digest, meta)
+
+    async def _finish(self, actual: ActualVolume, meta: VolumeMeta) -> None:
+        """What an interrupted update left is put right; the version that is served stays."""
+        if not actual.settled:
+            await self._publisher.finish(actual.ref, meta)
+            actual.settled = True
 
     async def _set_up_empty_dir(self, desired: DesiredVolume, plan: EmptyDir) -> None:
         backing: Path = await trio.to_thread.run_sync(self._state.set_up, desired.ref, plan)

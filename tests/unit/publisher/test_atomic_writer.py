@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusevol.agent.publisher.atomic_writer import Step, directory_name, plan_update
+from fusevol.agent.publisher.atomic_writer import Step, directory_name, plan_finish, plan_update
 from fusevol.model.tree import File, Literal, Tree
 from fusevol.model.volume import VolumeView
 
@@ -17,7 +17,9 @@ def tree(*paths: str) -> Tree:
 
 
 def test_an_update_makes_kubelets_calls_in_kubelets_order() -> None:
-    view = VolumeView(data=OLD, data_tmp=None, directories={OLD: ("a", "gone")}, links=("a", "gone"))
+    view = VolumeView(
+        data=OLD, data_tmp=None, directories={OLD: ("a", "gone")}, links=("a", "gone"), current_links=("a", "gone")
+    )
     update = plan_update(view, NEW, tree("a", "added"))
     assert update.steps == [
         Step("mkdir", NEW),
@@ -31,13 +33,21 @@ def test_an_update_makes_kubelets_calls_in_kubelets_order() -> None:
 
 
 def test_directories_are_removed_after_what_is_in_them() -> None:
-    view = VolumeView(data=OLD, data_tmp=None, directories={OLD: ("d/", "d/e/", "d/e/f", "a")}, links=("a", "d"))
+    view = VolumeView(
+        data=OLD,
+        data_tmp=None,
+        directories={OLD: ("d/", "d/e/", "d/e/f", "a")},
+        links=("a", "d"),
+        current_links=("a", "d"),
+    )
     (steps,) = plan_update(view, NEW, tree("a")).removals.values()
     assert [step.path.removeprefix(OLD) for step in steps] == ["/d/e/f", "/d/e", "/a", "/d", ""]
 
 
 def test_a_leftover_temporary_link_does_not_block_the_update() -> None:
-    view = VolumeView(data=OLD, data_tmp=NEW, directories={OLD: ("a",), NEW: ("a",)}, links=("a",))
+    view = VolumeView(
+        data=OLD, data_tmp=NEW, directories={OLD: ("a",), NEW: ("a",)}, links=("a",), current_links=("a",)
+    )
     third = "..2026_11_22_19_36_00.1"
     update = plan_update(view, third, tree("a"))
     assert update.steps[0] == Step("unlink", "..data_tmp")
@@ -45,12 +55,21 @@ def test_a_leftover_temporary_link_does_not_block_the_update() -> None:
 
 
 def test_nothing_to_do_is_nothing_done() -> None:
-    view = VolumeView(data=OLD, data_tmp=None, directories={OLD: ("a",)}, links=("a",))
+    view = VolumeView(data=OLD, data_tmp=None, directories={OLD: ("a",)}, links=("a",), current_links=("a",))
     assert plan_update(view, OLD, tree("a")) == ([], {})
 
 
 def test_the_name_of_a_version_is_utc_and_random_digits() -> None:
     assert directory_name(datetime(2026, 11, 22, 19, 35, 31, tzinfo=UTC), 3068194639) == OLD
+
+
+def test_finishing_makes_the_current_versions_links_and_removes_what_it_replaced() -> None:
+    view = VolumeView(
+        data=NEW, data_tmp=OLD, directories={OLD: ("a",), NEW: ("b",)}, links=("a",), current_links=("b",)
+    )
+    update = plan_finish(view)
+    assert update.steps == [Step("unlink", "..data_tmp"), Step("symlink", "b", "..data/b"), Step("unlink", "a")]
+    assert set(update.removals) == {OLD}
 
 
 KEYS = st.sampled_from(["a", "b", "c", "d/x", "d/y", "e/f/g"])
@@ -75,7 +94,7 @@ def apply(root: dict, steps: list[Step], staged: dict[str, set[str]]) -> None:
 def view_of(root: dict) -> VolumeView:
     links = dict(root["links"])
     data, tmp = links.pop("..data", None), links.pop("..data_tmp", None)
-    return VolumeView(data, tmp, {name: tuple(sorted(files)) for name, files in root["dirs"].items()}, tuple(links))
+    return VolumeView(data, tmp, {name: tuple(sorted(files)) for name, files in root["dirs"].items()}, tuple(links), ())
 
 
 @given(st.lists(st.tuples(st.sets(KEYS), st.integers(0, 12)), min_size=1, max_size=5), st.sets(KEYS))

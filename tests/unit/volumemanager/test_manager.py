@@ -83,8 +83,11 @@ class NotedPublisher:
     async def publish(self, ref: VolumeRef, tree: Tree, digest: str, meta: VolumeMeta) -> None:
         await self._note("publish", ref)
 
-    async def update(self, ref: VolumeRef, tree: Tree, digest: str, meta: VolumeMeta, current: bool = False) -> None:
-        await self._note("finish" if current else "update", ref)
+    async def update(self, ref: VolumeRef, tree: Tree, digest: str, meta: VolumeMeta) -> None:
+        await self._note("update", ref)
+
+    async def finish(self, ref: VolumeRef, meta: VolumeMeta) -> None:
+        await self._note("finish", ref)
 
     def of_volume(self) -> list[str]:
         return [what for what, detail in self.done if detail == VOLUME]
