@@ -318,7 +318,7 @@ async def test_a_hanging_watch_is_silent(proxy: Proxy, cluster: Cluster, namespa
         assert silence.cancelled_caught
         assert proxy.requests[-1].open
     with trio.fail_after(5):
-        while proxy.requests[-1].open:  # noqa: ASYNC110  # the proxy's thread notices that the client has left
+        while proxy.requests[-1].open:  # the proxy's thread notices that the client has left
             await trio.sleep(0.01)
 
 

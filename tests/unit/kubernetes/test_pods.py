@@ -21,8 +21,8 @@ def pods(version: int, *items: dict) -> dict:
 
 @asynccontextmanager
 async def keeping(client: ScriptedClient, sink: RecordingSink, reports: list | None = None):
-    report = (reports if reports is not None else []).append
-    reflector = PodReflector(client, sink, "n", report, Timing(), random.Random(1))
+    told = [] if reports is None else reports
+    reflector = PodReflector(client, sink, "n", lambda *report: told.append(report), Timing(), random.Random(1))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reflector.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -71,10 +71,10 @@ async def test_a_list_that_fails_deletes_nothing_and_says_why(autojump_clock):
         client.gets[:] = [ApiError(500, "InternalError", "etcd is full")]
         client.watches[0].fail(expired())
         await trio.sleep(10)
-        assert "etcd is full" in reports
+        assert ("pods", "etcd is full") in reports
         client.gets[:] = [pods(11, pod("a", 4))]
         await trio.sleep(31)
-        assert reports[-1] is None
+        assert [why for topic, why in reports if topic == "pods"][-1] is None
     assert sink.pods_gone == []
     assert sink.pod_changes == ["a"]
 
@@ -111,3 +111,51 @@ async def test_a_pod_that_is_not_understood_hides_no_other(autojump_clock):
         client.watches[0].event("MODIFIED", pod("strange", 11))
         await trio.testing.wait_all_tasks_blocked()
     assert sink.pod_changes == ["a", "strange"]
+
+
+STRANGE = "the Pod with the uid uid-a cannot be understood"
+NOBODY = "a Pod without a uid cannot be understood"
+
+
+async def test_a_pod_that_is_not_understood_is_a_problem_until_it_is(autojump_clock):
+    client, sink, reports = ScriptedClient([pods(10, pod("a", 4))]), RecordingSink(), []
+    async with keeping(client, sink, reports):
+        client.watches[0].event("MODIFIED", pod("a", 11) | {"spec": {"volumes": "many"}})
+        await trio.testing.wait_all_tasks_blocked()
+        topic, why = reports[-1]
+        assert topic == STRANGE
+        assert why.startswith("ns/a: ")
+        assert "$.spec.volumes" in why
+        assert sink.pods_gone == []
+        client.watches[0].event("MODIFIED", pod("a", 12))
+        await trio.testing.wait_all_tasks_blocked()
+        assert reports[-1] == (STRANGE, None)
+        client.watches[0].event("MODIFIED", pod("a", 13) | {"spec": 5})
+        client.watches[0].event("DELETED", pod("a", 14) | {"spec": 5})
+        await trio.testing.wait_all_tasks_blocked()
+        assert [why is None for topic, why in reports if topic == STRANGE] == [True, False, True, False, True]
+    assert sink.pod_changes == ["a", "a"]
+    assert sink.pods_gone == ["a"]
+
+
+async def test_an_item_that_is_nobody_may_be_any_of_those_that_seem_gone(autojump_clock):
+    client, sink, reports = ScriptedClient(), RecordingSink(), []
+    nobody = {"metadata": None, "spec": {}}
+    client.gets[:] = [pods(10, pod("a", 4), pod("b", 5)), pods(20, nobody, pod("a", 14)), pods(30, pod("a", 14))]
+    async with keeping(client, sink, reports) as reflector:
+        await reflector.refresh()
+        assert sink.pod_changes == ["a", "b", "a"]
+        assert sink.pods_gone == []
+        assert [topic for topic, why in reports if why] == [NOBODY]
+        await reflector.refresh()
+        assert sink.pods_gone == ["b"]
+        assert reports[-1] == (NOBODY, None)
+
+
+async def test_an_event_without_a_version_is_followed_by_a_list(autojump_clock):
+    client, sink = ScriptedClient([pods(10, pod("a", 4)), pods(20)]), RecordingSink()
+    async with keeping(client, sink):
+        client.watches[0].event("MODIFIED", {"metadata": {}})
+        await trio.sleep(60)
+        assert client.watches[-1].query["resourceVersion"] == "20"
+    assert sink.pods_gone == ["a"]

@@ -95,7 +95,7 @@ async def running(source: ManifestSource) -> AsyncIterator[None]:
 
 async def until(condition: Callable[[], object], seconds: float = 5) -> None:
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110  # what it waits for may be the kernel's work
+        while not condition():  # what it waits for may be the kernel's work
             await trio.sleep(0.005)
 
 

@@ -25,6 +25,12 @@ def only(text: str, **options: bool) -> Any:
         ("420", 420),
         ("0x1ff", 511),
         ("0b11", 3),
+        ("0x_f_", 15),
+        ("0_", 0),
+        ("0x_", "0x_"),
+        ("0o_", "0o_"),
+        ("0b_", "0b_"),
+        ("-0x_", "-0x_"),
         ("-5", -5),
         ("1_000", 1000),
         ("08", 8.0),
@@ -55,6 +61,16 @@ def test_values(written: str, value: Any) -> None:
 
 def test_keys_are_strings() -> None:
     assert only("on: 1\n0644: 2\n'on': 3\n") == {"true": 1, "420": 2, "on": 3}
+
+
+def test_long_numbers() -> None:
+    assert only(f"k: {'9' * 1000}") == {"k": 10**1000 - 1}
+    assert only(f"k: '{'9' * 5000}'") == {"k": "9" * 5000}
+    for number in ("9" * 1001, "-0x" + "f" * 5000, "1." + "0" * 5000):
+        for text in (f"a: 1\nb: {number}", f"a: 1\n{number}: b"):
+            with pytest.raises(Malformed, match=r"^a number of more than 1000 characters$") as caught:
+                parse(text.encode())
+            assert caught.value.line == 2
 
 
 def test_anchors_and_merges() -> None:

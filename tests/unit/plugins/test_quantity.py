@@ -86,6 +86,13 @@ def test_refused(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_long_ones_are_refused() -> None:
+    assert parse("9" * 1000).amount == 10**1000 - 1
+    for text in ("9" * 1001, "0." + "0" * 5000, "1e" + "9" * 5000, 10**5000):
+        with pytest.raises(InvalidQuantity, match=r"^a quantity of more than 1000 characters$"):
+            parse(text)
+
+
 @pytest.mark.parametrize(
     ("text", "value", "milli"),
     [("1250m", 2, 1250), ("-1250m", -2, -1250), ("1n", 1, 1), ("1.0001", 2, 1001), ("0", 0, 0), ("1Ki", 1024, 1024000)],
@@ -102,17 +109,32 @@ def test_division_is_kubelets_float64() -> None:
     assert divided(2**53 + 1, 1) == 2**53
 
 
+def test_whole_numbers_are_those_of_an_int64() -> None:
+    greatest = 2**63 - 1
+    assert parse("1e900").value() == parse("1e900").milli_value() == greatest
+    assert parse("-1e900").value() == parse("-10E").value() == -greatest
+    assert parse("1e16").milli_value() == greatest
+    assert divided(parse("1e900").value(), parse("1e900").value()) == 1
+    assert divided(parse("1").value(), parse("1e900").value()) == 1
+
+
 @given(st.integers(0, 10**12), st.sampled_from(["", "m", "u", "n", "k", "M", "Ki", "Mi"]))
 def test_suffixes_scale(number: int, suffix: str) -> None:
     assert parse(f"{number}{suffix}").amount == number * parse(f"1{suffix}").amount
 
 
-@given(st.text(alphabet="0123456789.eEinumkKMGTP+-x ", max_size=12))
-def test_anything_is_an_amount_or_refused(text: str) -> None:
+AMOUNTS = st.from_regex(r"\A[+-]?[0-9]{0,6}(\.[0-9]{0,12})?([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,5})?\Z")
+
+
+@given(st.text() | st.text(alphabet="0123456789.eEinumkKMGTP+-x ", max_size=12) | AMOUNTS | st.integers() | st.floats())
+def test_anything_is_an_amount_or_refused(text: str | int | float) -> None:
     try:
         quantity = parse(text)
     except InvalidQuantity:
         return
     assert quantity.amount * 10**9 == int(quantity.amount * 10**9)
-    assert abs(quantity.value()) >= abs(quantity.amount)
+    assert abs(quantity.value()) >= min(abs(quantity.amount), 2**63 - 1)
+    assert abs(quantity.milli_value()) >= min(abs(quantity.amount * 1000), 2**63 - 1)
     assert Quantity(quantity.amount) == quantity
+    assert divided(2**63 - 1, quantity.value() or 1) != 0
+    assert divided(quantity.value(), 7) * quantity.amount >= 0
