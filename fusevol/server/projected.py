@@ -269,7 +269,8 @@ class ProjectedVolume:
                 below = parent.children.get(name)
                 if below is None and is_entry_name(name):
                     now = around.clock()
-                    below = Directory(around.inodes.allocate(), parent, 0o755, self.root.owner, now)
+                    mode = self._current.tree.directory_mode  # kubelet's fsGroup pass finds these too
+                    below = Directory(around.inodes.allocate(), parent, mode, self.root.owner, now)
                     parent.insert(name, below, now)
                 if not isinstance(below, Directory):
                     break  # a link's place stays what it is

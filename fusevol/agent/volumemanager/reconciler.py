@@ -16,7 +16,7 @@ import trio
 
 from fusevol.agent.publisher.connection import RequestFailed
 from fusevol.agent.volumemanager.actual_state import ActualState
-from fusevol.agent.volumemanager.backoff import Backoff
+from fusevol.agent.volumemanager.backoff import FIRST, Backoff
 from fusevol.agent.volumemanager.desired_state import DesiredState
 from fusevol.agent.volumemanager.operations import Held, Operations
 from fusevol.model.errors import ObjectNotKnown, ServerGone, VolumeError
@@ -74,6 +74,7 @@ class Reconciler:
         self._busy: set[VolumeRef] = set()
         self._timers: dict[VolumeRef, trio.CancelScope] = {}  # one each: an earlier attempt replaces the later
         self._backoff = Backoff()
+        self._met: dict[VolumeRef, str] = {}  # what failed the last attempt
         self._wake = trio.Event()
 
     def mark(self, refs: Iterable[VolumeRef]) -> None:
@@ -112,19 +113,18 @@ class Reconciler:
             else:
                 await self._operations.tear_down(ref)
             self._backoff.succeeded(ref)
+            self._met.pop(ref, None)
         except (ObjectNotKnown, ServerGone):
             pass  # marked again by the delivery, by the next connection
         except Held as held:
             log.debug("not torn down yet", volume=str(ref), held=str(held))
             retry = HELD_POLL
         except (VolumeError, OSError, RequestFailed) as error:
-            retry = self._backoff.failed(ref)
-            self._fail(operation, error, retry)
+            retry = self._fail(operation, error)
         except Exception as error:
             # a fault of ours in one volume is not the end of all others
-            retry = self._backoff.failed(ref)
             log.exception("operation failed unexpectedly", action=action.value, volume=str(ref))
-            self._fail(operation, VolumeError(f"{type(error).__name__} in fusevol, see its log"), retry)
+            retry = self._fail(operation, VolumeError(f"{type(error).__name__} in fusevol, see its log"))
         finally:
             self._busy.discard(ref)
             if ref in self._marked:
@@ -134,17 +134,28 @@ class Reconciler:
             scope = self._timers[ref] = trio.CancelScope()
             nursery.start_soon(self._retry, ref, retry, scope)
 
-    def _fail(self, operation: Operation, error: Exception, retry: float) -> None:
+    def _fail(self, operation: Operation, error: Exception) -> float:
+        """Returns the seconds before the next attempt.
+
+        What keeps a volume from being planned is told when it still does at the next attempt, which is soon: kubelet
+        looks only a while after a change, and an object that comes right behind its Pod, or the second of two that were
+        missing, raises no Event there.
+        """
         action, ref = operation
+        retry = self._backoff.failed(ref)
         if ref not in self._desired.volumes and action is Action.SET_UP:
-            return  # its Pod went meanwhile
+            return retry  # its Pod went meanwhile
+        new = isinstance(error, VolumeError) and self._met.get(ref) != str(error)
+        self._met[ref] = str(error)
+        retry = FIRST if new else retry
         log.warning("operation failed", action=action.value, volume=str(ref), error=str(error), retry=retry)
         if action is Action.TEAR_DOWN:
             self._actual.tearing_down(ref, held=str(error))
-            return
+            return retry
         self._actual.failed(ref, str(error))
-        if not isinstance(error, RequestFailed):
+        if not new and not isinstance(error, RequestFailed):
             self._failed(ref, f'MountVolume.SetUp failed for volume "{ref.name}" : {error}')
+        return retry
 
     async def _retry(self, ref: VolumeRef, delay: float, scope: trio.CancelScope) -> None:
         with scope:

@@ -106,6 +106,14 @@ def test_mountpoints_are_made_in_the_root_instead_of_links() -> None:
     assert core.read(f"{ROOT}/k") == b""
 
 
+def test_mountpoints_of_an_fs_group_are_like_all_its_directories() -> None:
+    core = Core()
+    tree = core.tree(CM, "1", {"k": b""}, mountpoints=("x/y",), directory_mode=0o2755, root_mode=0o2777, gid=2000)
+    core.publish(tree)
+    for path in (f"{ROOT}/x", f"{ROOT}/x/y"):
+        assert stat.filemode(core.walk(path).mode) == "drwxr-sr-x"
+
+
 @pytest.mark.parametrize("path", ["", "/a", "a/", "a//b", "../a", "a/../b", "..a", "a/.", "x\0", "n" * 256])
 def test_a_path_that_is_none_is_rejected(path: str) -> None:
     core = Core()

@@ -173,7 +173,7 @@ async def test_a_volume_is_published_when_its_object_arrives(tmp_path: Path, aut
         assert b.phase() is Phase.MOUNTED
 
 
-async def test_a_missing_object_is_told_at_each_attempt_and_picked_up_at_once(
+async def test_a_missing_object_is_told_at_each_attempt_but_the_first_and_picked_up_at_once(
     tmp_path: Path, autojump_clock: object
 ) -> None:
     async with bench(tmp_path) as b:
@@ -184,7 +184,7 @@ async def test_a_missing_object_is_told_at_each_attempt_and_picked_up_at_once(
         await trio.sleep(400)
         assert b.phase() is Phase.FAILED
         times = [round(at - start) for at, _ in b.events]
-        assert times == [0, 0, 2, 4, 8, 16, 32, 64, 128, 250, 372]  # after 0.5, 1, 2, 4 … 122 s, summed up
+        assert times == [0, 2, 4, 8, 16, 32, 64, 128, 250, 372]  # after 0.5, 1, 2, 4 … 122 s, summed up
         assert {text for _, text in b.events} == {
             'MountVolume.SetUp failed for volume "config" : configmap "cm" not found'
         }
@@ -193,6 +193,35 @@ async def test_a_missing_object_is_told_at_each_attempt_and_picked_up_at_once(
         assert b.phase() is Phase.MOUNTED
         await trio.sleep(400)
         assert len(b.events) == len(times)
+
+
+async def test_an_object_that_comes_right_behind_its_pod_raises_no_event(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    async with bench(tmp_path) as b:
+        await b.connect()
+        b.manager.pod_changed(pod())
+        b.manager.object_missing(CONFIG)
+        await trio.sleep(0.4)
+        assert b.phase() is Phase.FAILED
+        await b.deliver(a="1")
+        await b.rest()
+        assert b.phase() is Phase.MOUNTED
+        assert b.events == []
+
+
+async def test_what_is_wrong_anew_is_told_soon_and_only_if_it_stays(tmp_path: Path, autojump_clock: object) -> None:
+    async with bench(tmp_path) as b:
+        await b.connect()
+        b.manager.pod_changed(pod())
+        b.manager.object_missing(CONFIG)
+        await trio.sleep(200)
+        b.events.clear()
+        b.manager.object_failed(CONFIG, "forbidden")
+        await trio.sleep(0.4)
+        assert b.events == []
+        await trio.sleep(0.2)
+        assert [text for _, text in b.events] == ['MountVolume.SetUp failed for volume "config" : forbidden']
 
 
 async def test_only_a_change_of_content_is_an_update(tmp_path: Path, autojump_clock: object) -> None:
@@ -223,6 +252,8 @@ async def test_the_last_good_content_stays(tmp_path: Path, autojump_clock: objec
         assert volume is not None
         assert volume.phase is Phase.MOUNTED
         assert volume.error == 'configmap "cm" not found'
+        assert b.events == []
+        await trio.sleep(0.6)
         assert len(b.events) == 1
         b.manager.object_failed(CONFIG, "forbidden")  # no news about what is known to be missing
         await b.deliver("2", a="1")
