@@ -14,7 +14,7 @@ TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
 
 
 class Api(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Base of all API structs: camelCase on the wire; a JSON null is not a value but the default (see `nulls`)."""
+    """Base of all API structs: camelCase on the wire; a JSON null is not a value but the default (`model.nulls`)."""
 
 
 class ObjectMeta(Api, frozen=True):
@@ -167,6 +167,7 @@ class SecurityContext(Api, frozen=True):
 class PodSecurityContext(Api, frozen=True):
     run_as_user: int | None = None
     fs_group: int | None = None
+    supplemental_groups: list[int] | None = None
 
 
 class Container(Api, frozen=True):

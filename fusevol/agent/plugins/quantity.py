@@ -12,7 +12,7 @@ from fractions import Fraction
 import msgspec
 
 _NANO = 10**9
-_MAX_BINARY = 2**63 - 1
+_MAX_INT64 = 2**63 - 1
 
 _FORMAT = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]*)(?:\.(?P<part>[0-9]*))?(?P<suffix>[eEinumkKMGTP]*[-+]?[0-9]*)")
 
@@ -39,6 +39,9 @@ _BINARY_SUFFIXES = {
 _EXPONENT = re.compile(r"[eE][+-]?[0-9]+")
 _MAX_EXPONENT = 1000
 """Greater ones are no amount of anything, and building them would take all memory."""
+_MAX_LENGTH = 1000
+"""Characters. apimachinery has no bound; Python reads no more than 4,300 digits."""
+_TOO_LONG = f"a quantity of more than {_MAX_LENGTH} characters"
 
 
 class InvalidQuantity(ValueError):
@@ -51,12 +54,12 @@ class Quantity(msgspec.Struct, frozen=True, order=True):
     amount: Fraction
 
     def value(self) -> int:
-        """Whole units, rounded away from zero."""
-        return _away_from_zero(self.amount)
+        """Whole units, rounded away from zero, and no more than an int64 holds (Go's would be truncated to one)."""
+        return _int64(_away_from_zero(self.amount))
 
     def milli_value(self) -> int:
-        """Thousandths, rounded away from zero."""
-        return _away_from_zero(self.amount * 1000)
+        """Thousandths, rounded away from zero, and no more than an int64 holds."""
+        return _int64(_away_from_zero(self.amount * 1000))
 
     def is_zero(self) -> bool:
         return self.amount == 0
@@ -71,7 +74,12 @@ def parse(text: str | int | float) -> Quantity:
 
     Like there, a missing number is zero (`Ki`, `.`).
     """
-    text = str(text)
+    try:
+        text = str(text)
+    except ValueError:  # an int of more digits than Python writes
+        raise InvalidQuantity(_TOO_LONG) from None
+    if len(text) > _MAX_LENGTH:
+        raise InvalidQuantity(_TOO_LONG)
     match = _FORMAT.fullmatch(text)
     if not match or not text:
         raise InvalidQuantity(
@@ -87,7 +95,7 @@ def parse(text: str | int | float) -> Quantity:
     amount = Fraction(digits, 10 ** len(part)) * _scale(suffix)
     amount = Fraction(_away_from_zero(amount * _NANO), _NANO)
     if suffix in _BINARY_SUFFIXES:
-        amount = min(amount, Fraction(_MAX_BINARY))
+        amount = min(amount, Fraction(_MAX_INT64))
     return Quantity(-amount if sign == "-" else amount)
 
 
@@ -103,6 +111,10 @@ def _scale(suffix: str) -> Fraction:
     if not _EXPONENT.fullmatch(suffix) or abs(int(suffix[1:])) > _MAX_EXPONENT:
         raise InvalidQuantity("unable to parse quantity's suffix")
     return Fraction(10) ** int(suffix[1:])
+
+
+def _int64(number: int) -> int:
+    return max(-_MAX_INT64, min(number, _MAX_INT64))
 
 
 def _away_from_zero(amount: Fraction) -> int:

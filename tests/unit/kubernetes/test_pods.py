@@ -5,14 +5,18 @@ from __future__ import annotations
 import random
 from contextlib import asynccontextmanager
 
+import msgspec
 import trio
 import trio.testing
 
+from fusevol.agent.sources.kubernetes.credentials import InCluster
 from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected
 from fusevol.agent.sources.kubernetes.pods import PodReflector
+from fusevol.agent.sources.kubernetes.source import KubernetesSource
 from fusevol.agent.sources.kubernetes.timing import Timing
 from tests.kubernetes.recording import RecordingSink
 from tests.unit.kubernetes.scripted import ScriptedClient, expired, pod
+from tests.unit.kubernetes.test_client import Identity, Network
 
 
 def pods(version: int, *items: dict) -> dict:
@@ -107,10 +111,21 @@ async def test_a_pod_that_is_not_understood_hides_no_other(autojump_clock):
     client, sink = ScriptedClient([pods(10, strange, pod("a", 4))]), RecordingSink()
     async with keeping(client, sink):
         assert sink.pod_changes == ["a"]
-        assert sink.synced == 1
+        assert sink.synced == 0  # its volumes would be torn down as nobody's
         client.watches[0].event("MODIFIED", pod("strange", 11))
         await trio.testing.wait_all_tasks_blocked()
+        assert sink.synced == 1
     assert sink.pod_changes == ["a", "strange"]
+
+
+async def test_a_pod_that_was_never_understood_holds_nothing_up_when_it_is_gone(autojump_clock):
+    strange = pod("strange", 5) | {"spec": {"volumes": "many"}}
+    client, sink = ScriptedClient([pods(10, strange)]), RecordingSink()
+    async with keeping(client, sink):
+        assert sink.synced == 0
+        client.watches[0].event("DELETED", pod("strange", 11))
+        await trio.testing.wait_all_tasks_blocked()
+        assert sink.synced == 1
 
 
 STRANGE = "the Pod with the uid uid-a cannot be understood"
@@ -149,7 +164,7 @@ async def test_an_item_that_is_nobody_may_be_any_of_those_that_seem_gone(autojum
         assert [topic for topic, why in reports if why] == [NOBODY]
         await reflector.refresh()
         assert sink.pods_gone == ["b"]
-        assert reports[-1] == (NOBODY, None)
+        assert [why is None for topic, why in reports if topic == NOBODY] == [False, True]
 
 
 async def test_an_event_without_a_version_is_followed_by_a_list(autojump_clock):
@@ -159,3 +174,32 @@ async def test_an_event_without_a_version_is_followed_by_a_list(autojump_clock):
         await trio.sleep(60)
         assert client.watches[-1].query["resourceVersion"] == "20"
     assert sink.pods_gone == ["a"]
+
+
+async def test_the_source_tells_of_a_pod_that_is_not_understood(autojump_clock):
+    items = [pod("strange", 5) | {"spec": {"volumes": "many"}}, pod("a", 4)]
+
+    async def answer(server, stream, headers, body):
+        if headers[":method"] == "GET" and "watch" not in headers[":path"]:
+            await server.answer(stream, msgspec.json.encode(pods(10, *items)))
+
+    sink = RecordingSink()
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, answer)
+
+        async def load():
+            await trio.lowlevel.checkpoint()
+            return Identity(network, "one")
+
+        source = KubernetesSource(sink, "n", InCluster(), loader=load, rng=random.Random(1))
+        nursery.start_soon(source.run)
+        await trio.testing.wait_all_tasks_blocked()
+        (problem,) = sink.told
+        assert problem.message.startswith(
+            "the Pod with the uid uid-strange cannot be understood: ns/strange: the API server's answer: "
+        )
+        items[0] = pod("strange", 6)
+        await source.refresh()
+        assert sink.told == ()
+        assert set(sink.pod_changes) == {"a", "strange"}
+        nursery.cancel_scope.cancel()

@@ -66,11 +66,10 @@ def test_keys_are_strings() -> None:
 def test_long_numbers() -> None:
     assert only(f"k: {'9' * 1000}") == {"k": 10**1000 - 1}
     assert only(f"k: '{'9' * 5000}'") == {"k": "9" * 5000}
-    for number in ("9" * 1001, "-0x" + "f" * 5000, "1." + "0" * 5000):
-        for text in (f"a: 1\nb: {number}", f"a: 1\n{number}: b"):
-            with pytest.raises(Malformed, match=r"^a number of more than 1000 characters$") as caught:
-                parse(text.encode())
-            assert caught.value.line == 2
+    for text in (f"b: {'9' * 1001}", f"b: -0x{'f' * 5000}", f"b: 1.{'0' * 5000}", f"0x{'f' * 1000}: b"):
+        with pytest.raises(Malformed, match=r"^a number of more than 1000 characters$") as caught:
+            parse(f"a: 1\n{text}".encode())
+        assert caught.value.line == 2
 
 
 def test_anchors_and_merges() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fusevol.agent.sources.manifests.contents import FileContents, Invalid, decode
+from fusevol.agent.sources.manifests.contents import Invalid, decode
+from fusevol.agent.sources.source import SourceProblem
 from tests.unit.manifests.recording import config_map, pod, secret
 
 SCALARS = st.sampled_from(
@@ -24,13 +25,13 @@ TEXT = st.text(max_size=20) | SCALARS
 
 
 def decoded(data: bytes, file: str = "a.yaml") -> None:
+    problems: tuple[SourceProblem, ...] = ()
     try:
         contents = decode(file, data, "77", b"key")
     except Invalid as error:
-        assert error.problems
-        assert all(problem.line for problem in error.problems)
-    else:
-        assert isinstance(contents, FileContents)
+        contents, problems = None, error.problems
+    assert (contents is None) == bool(problems)
+    assert all(problem.line and problem.file == file for problem in problems)
 
 
 def full_pod() -> dict[str, Any]:

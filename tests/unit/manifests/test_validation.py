@@ -512,3 +512,162 @@ def test_kinds_of_lists() -> None:
     assert refused({"apiVersion": "v1", "kind": "List"}) == [
         "document: kind: not a kind that is served: Pod, ConfigMap, Secret, Node are"
     ]
+
+
+def with_security(field: str, value: Any, container: bool = False) -> dict[str, Any]:
+    manifest = pod()
+    holder = manifest["spec"]["containers"][0] if container else manifest["spec"]
+    holder["securityContext"] = {field: value}
+    return manifest
+
+
+IDS = "must be between 0 and 2147483647, inclusive"
+
+
+@pytest.mark.parametrize("value", [-5, -1, 2147483648, 99999999999])
+def test_user_and_group_ids(value: int) -> None:
+    for field in ("fsGroup", "runAsUser"):
+        assert refused(with_security(field, value)) == [
+            f"Pod web: spec.securityContext.{field}: Invalid value: {value}: {IDS}"
+        ]
+    assert refused(with_security("supplementalGroups", [0, value])) == [
+        f"Pod web: spec.securityContext.supplementalGroups[1]: Invalid value: {value}: {IDS}"
+    ]
+    assert refused(with_security("runAsUser", value, container=True)) == [
+        f"Pod web: spec.containers[0].securityContext.runAsUser: Invalid value: {value}: {IDS}"
+    ]
+
+
+@pytest.mark.parametrize("value", [0, 1000, 2147483647])
+def test_ids_that_are_taken(value: int) -> None:
+    for manifest in (
+        with_security("fsGroup", value),
+        with_security("runAsUser", value, container=True),
+        with_security("supplementalGroups", [value]),
+    ):
+        assert taken(manifest).pods
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda manifest: manifest.update(volumes=[]), "volumes"),
+        (lambda manifest: manifest["metadata"].update(label={}), "metadata.label"),
+        (lambda manifest: manifest["spec"].update(volume=[]), "spec.volume"),
+        (lambda manifest: manifest["spec"].update(securityContext={"fsgroup": 5}), "spec.securityContext.fsgroup"),
+        (lambda manifest: manifest["spec"]["containers"][0].update(mounts=[]), "spec.containers[0].mounts"),
+        (
+            lambda manifest: manifest["spec"]["containers"][0]["volumeMounts"][0].update(subpath="x"),
+            "spec.containers[0].volumeMounts[0].subpath",
+        ),
+        (lambda manifest: manifest["spec"]["volumes"][0].update(configmap={}), "spec.volumes[0].configmap"),
+        (
+            lambda manifest: manifest["spec"]["volumes"][0]["configMap"].update(defaultmode=5),
+            "spec.volumes[0].configMap.defaultmode",
+        ),
+        (
+            lambda manifest: manifest["spec"]["volumes"][0]["configMap"].update(
+                items=[{"key": "k", "path": "p", "Mode": 5}]
+            ),
+            "spec.volumes[0].configMap.items[0].Mode",
+        ),
+    ],
+)
+def test_unknown_fields(change: Any, path: str) -> None:
+    manifest = pod()
+    change(manifest)
+    assert refused(manifest) == [f"Pod web: {path}: unknown field"]
+
+
+def test_unknown_fields_deep_in_a_projection() -> None:
+    reference = {"resource": "limits.cpu", "containerName": "c", "unit": "1"}
+    manifest = projected({"downwardAPI": {"items": [{"path": "p", "resourceFieldRef": reference}]}}, {"token": {}})
+    where = "Pod web: spec.volumes[0].projected.sources"
+    assert refused(manifest) == [
+        f"{where}[0].downwardAPI.items[0].resourceFieldRef.unit: unknown field",
+        f"{where}[1].token: unknown field",
+    ]
+
+
+def test_fields_that_volumes_do_not_depend_on_are_known() -> None:
+    manifest = pod(generateName="w-", finalizers=["f"], ownerReferences=[{"any": "thing"}])
+    manifest["spec"] |= {"restartPolicy": "Never", "affinity": {"any": "thing"}, "hostNetwork": True}
+    manifest["spec"]["securityContext"] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    manifest["spec"]["containers"][0] |= {
+        "image": "i",
+        "env": [{"name": "A", "value": "b"}],
+        "livenessProbe": {"exec": {}},
+        "securityContext": {"privileged": True, "capabilities": {"add": ["ALL"]}},
+        "resources": {"claims": [{"name": "c"}], "limits": {"example.com/anything": 1}},
+        "volumeDevices": [{"name": "d", "devicePath": "/dev/x"}],
+    }
+    manifest["spec"]["volumes"] += [{"name": "d", "persistentVolumeClaim": {"claimName": "c", "any": "thing"}}]
+    manifest["spec"]["ephemeralContainers"] = [{"name": "debug", "targetContainerName": "c"}]
+    manifest["status"] = {"phase": "Running", "podIP": "10.0.0.1"}
+    assert taken(manifest).pods
+
+
+def typed(kind: Any, data: dict[str, str], **metadata: Any) -> dict[str, Any]:
+    manifest = secret(data, type=kind)
+    manifest["metadata"] |= metadata
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "problems"),
+    [
+        ("kubernetes.io/tls", {}, ["data[tls.crt]: Required value", "data[tls.key]: Required value"]),
+        ("kubernetes.io/tls", {"tls.crt": ""}, ["data[tls.key]: Required value"]),
+        ("kubernetes.io/dockercfg", {".dockerconfigjson": "{}"}, ["data[.dockercfg]: Required value"]),
+        ("kubernetes.io/dockerconfigjson", {".dockercfg": "{}"}, ["data[.dockerconfigjson]: Required value"]),
+        (
+            "kubernetes.io/dockerconfigjson",
+            {".dockerconfigjson": MARK},
+            ['data[.dockerconfigjson]: Invalid value: "<secret contents redacted>": must be a JSON object'],
+        ),
+        (
+            "kubernetes.io/dockercfg",
+            {".dockercfg": f'["{MARK}"]'},
+            ['data[.dockercfg]: Invalid value: "<secret contents redacted>": must be a JSON object'],
+        ),
+        ("kubernetes.io/ssh-auth", {"ssh-privatekey": ""}, ["data[ssh-privatekey]: Required value"]),
+        ("kubernetes.io/ssh-auth", {"key": MARK}, ["data[ssh-privatekey]: Required value"]),
+        ("kubernetes.io/basic-auth", {}, ["data[username]: Required value", "data[password]: Required value"]),
+        (
+            "kubernetes.io/service-account-token",
+            {"token": MARK},
+            ["metadata.annotations[kubernetes.io/service-account.name]: Required value"],
+        ),
+        (5, {"k": MARK}, ["type: must be a string"]),
+    ],
+)
+def test_typed_secrets(kind: Any, data: dict[str, str], problems: list[str]) -> None:
+    assert refused(typed(kind, data)) == [f"Secret credentials: {problem}" for problem in problems]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (None, {}),
+        ("", {}),
+        ("Opaque", {}),
+        ("example.com/own", {}),
+        ("kubernetes.io/tls", {"tls.crt": "", "tls.key": "", "ca.crt": "x"}),
+        ("kubernetes.io/dockercfg", {".dockercfg": "{}"}),
+        ("kubernetes.io/dockerconfigjson", {".dockerconfigjson": '{"auths": {}}'}),
+        ("kubernetes.io/dockerconfigjson", {".dockerconfigjson": "null"}),
+        ("kubernetes.io/ssh-auth", {"ssh-privatekey": "x"}),
+        ("kubernetes.io/basic-auth", {"password": ""}),
+        ("bootstrap.kubernetes.io/token", {}),
+    ],
+)
+def test_typed_secrets_that_are_taken(kind: str | None, data: dict[str, str]) -> None:
+    assert taken(typed(kind, data)).objects
+    if kind == "kubernetes.io/tls":
+        split = {**typed(kind, {"tls.crt": "x"}), "data": {"tls.key": "eA=="}}
+        assert taken(split).objects
+
+
+def test_a_token_of_a_service_account() -> None:
+    annotations = {"kubernetes.io/service-account.name": "default"}
+    assert taken(typed("kubernetes.io/service-account-token", {}, annotations=annotations)).objects

@@ -15,7 +15,7 @@ import trio
 
 from fusevol.agent.sources.kubernetes import schema
 from fusevol.agent.sources.kubernetes.client import Client
-from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected, KubernetesError
+from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected, KubernetesError, Undecodable
 from fusevol.agent.sources.kubernetes.timing import Backoff, Timing
 from fusevol.agent.sources.source import Sink
 from fusevol.model.pod import Pod
@@ -24,16 +24,24 @@ log = structlog.get_logger(__name__)
 
 PODS = "/api/v1/pods"
 
+PODS_TOPIC = "pods"
+
+
+def strange(uid: str) -> str:
+    """The topic of a Pod that is not understood."""
+    return f"the Pod with the uid {uid} cannot be understood" if uid else "a Pod without a uid cannot be understood"
+
 
 class PodReflector:
-    """`report` is told why the Pods cannot be read, and None when they can again."""
+    """`report` is told, by topic, what is wrong, and None when it is no more: the topic `pods` while they cannot be
+    read, and one of its own for each Pod that is not understood."""
 
     def __init__(
         self,
         client: Client,
         sink: Sink,
         node: str,
-        report: Callable[[str | None], None],
+        report: Callable[[str, str | None], None],
         timing: Timing,
         rng: random.Random,
     ) -> None:
@@ -47,6 +55,7 @@ class PodReflector:
         self._versions: dict[str, str] = {}  # resourceVersion told, by uid. Under _lock
         self._listed = ""  # the resourceVersion of the last list: what a watch says up to it is old. Under _lock
         self._synced = False
+        self._strange: set[str] = set()  # uids of the Pods of the last list that were not understood. Under _lock
         self._version: str | None = None  # where the watch goes on; None: with a list. Of run()'s task
         self._fruitful = False  # the current watch has brought something
 
@@ -72,11 +81,11 @@ class PodReflector:
         except Disconnected as error:
             log.debug("pod_watch_lost", error=str(error))
             if self._version is None:
-                self._report(str(error))  # a list; a watch that is lost is resumed
+                self._report(PODS_TOPIC, str(error))  # a list; a watch that is lost is resumed
         except KubernetesError as error:
             self._version = None
             if not (isinstance(error, ApiError) and error.gone and (resumed or self._fruitful)):
-                self._report(str(error))
+                self._report(PODS_TOPIC, str(error))
                 await self._pause(error)
             return
         if self._fruitful or trio.current_time() - began >= self._timing.watch_settled:
@@ -91,16 +100,23 @@ class PodReflector:
         uids = {pod.metadata.uid for pod in found.pods}
         for pod in found.pods:
             self._changed(pod)
-        for uid in self._versions.keys() - uids:
-            self._gone(uid)
-        if not self._synced:
+        if "" not in uids:  # else that may be any of those that are missing
+            for uid in self._versions.keys() - uids:
+                self._gone(uid)
+        self._strange = {pod.metadata.uid for pod in found.pods if isinstance(pod, schema.Misunderstood)}
+        self._sync()
+        return found.version
+
+    def _sync(self) -> None:
+        """Tells it once all Pods of the first list were understood or have gone: else the volumes of one that was not
+        would be torn down as nobody's."""
+        if not (self._synced or self._strange):
             self._synced = True
             self._sink.pods_synced()
-        return found.version
 
     async def _watch(self, version: str) -> None:
         async with self._client.watch(PODS, {**self._selector, "resourceVersion": version}) as watch:
-            self._report(None)
+            self._report(PODS_TOPIC, None)
             async for event in watch:
                 async with self._lock:
                     # checkpoint: refresh() may have listed meanwhile, _listed is read below
@@ -108,8 +124,10 @@ class PodReflector:
                 self._fruitful = True
 
     def _take(self, event: schema.Event) -> str:
-        """Tells what the event says; returns its resourceVersion. Under _lock."""
+        """Tells what the event says; returns its resourceVersion. Under _lock. Raises Undecodable."""
         meta = schema.identified(event.object).metadata
+        if not meta.resource_version:
+            raise Undecodable("the API server's answer: an event without a resourceVersion")
         if schema.older(meta.resource_version, self._listed):
             return meta.resource_version
         if event.type in ("ADDED", "MODIFIED"):
@@ -124,13 +142,23 @@ class PodReflector:
             return
         self._versions[meta.uid] = meta.resource_version
         if isinstance(pod, schema.Misunderstood):  # what was told of it before stays
-            log.error("pod_not_understood", name=meta.name, uid=meta.uid, error=pod.message)
+            self._report(strange(meta.uid), f"{meta.namespace}/{meta.name}: {pod.message}" if meta.uid else pod.message)
         else:
+            self._report(strange(meta.uid), None)
             self._sink.pod_changed(pod)
+            if meta.uid in self._strange:
+                self._strange.discard(meta.uid)
+                self._sync()
 
     def _gone(self, uid: str) -> None:
-        if self._versions.pop(uid, None) is not None:
+        if self._versions.pop(uid, None) is None:
+            return
+        self._report(strange(uid), None)
+        if uid:
             self._sink.pod_gone(uid)
+        if uid in self._strange:
+            self._strange.discard(uid)
+            self._sync()
 
     async def _pause(self, error: KubernetesError | None) -> None:
         await trio.sleep(self._backoff.pause(error.retry_after if isinstance(error, ApiError) else None))

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from fusevol.agent.sources.kubernetes.errors import ApiError, Undecodable
+from fusevol.model.nulls import without_nulls
 from fusevol.model.objects import (
     CLUSTER_TRUST_BUNDLE,
     CONFIG_MAP,
@@ -37,6 +38,7 @@ Bytes = bytes | bytearray
 
 class Meta(Api, frozen=True):
     name: str = ""
+    namespace: str = ""
     uid: str = ""
     resource_version: str = ""
 
@@ -99,7 +101,7 @@ class RawPodList(Api, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Misunderstood:
-    """A Pod that does not decode: who it is, and why."""
+    """A Pod that does not decode: who it is, as far as that can be read, and why."""
 
     metadata: Meta
     message: str
@@ -269,6 +271,7 @@ RESOURCES: Mapping[str, Resource[Any]] = {
 }
 """The kinds that are read by GET and watch."""
 
+_anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _pods: msgspec.json.Decoder[Pod] = msgspec.json.Decoder(Pod)
 _pod_lists: msgspec.json.Decoder[RawPodList] = msgspec.json.Decoder(RawPodList)
 
@@ -281,14 +284,29 @@ trust_bundles = partial(decode, msgspec.json.Decoder(ClusterTrustBundleList))
 
 
 def pod(data: Bytes | msgspec.Raw) -> Pod | Misunderstood:
-    """Raises Undecodable only where there is not even a uid."""
+    """A Pod has a uid. What a Misunderstood without one is of, nobody knows."""
+    try:
+        found = _pod(data)
+        return found if found.metadata.uid else Misunderstood(Meta(), "it has no metadata.uid")
+    except Undecodable as error:
+        message = str(error)
+    try:
+        return Misunderstood(identified(data).metadata, message)
+    except Undecodable:
+        return Misunderstood(Meta(), message)
+
+
+def _pod(data: Bytes | msgspec.Raw) -> Pod:
+    """Raises Undecodable."""
     try:
         return decode(_pods, data)
-    except Undecodable as error:
-        meta = identified(data).metadata
-        if not meta.uid:
-            raise
-        return Misunderstood(meta, str(error))
+    except Undecodable:
+        # nulls are seldom where the structs do not have them: only then is the whole Pod read
+        raw = without_nulls(decode(_anything, data))
+    try:
+        return msgspec.convert(raw, Pod)
+    except msgspec.ValidationError as error:
+        raise Undecodable(f"the API server's answer: {error}") from None
 
 
 def pod_list(data: Bytes) -> PodList:

@@ -53,7 +53,7 @@ class KubernetesSource:
         self._now = now
         loader = loader or partial(load, origin, timing.credentials_helper)
         self._client = Client(loader, self._report, timing, self._rng)
-        self._pods = PodReflector(self._client, sink, node, partial(self._report, "pods"), timing, self._rng)
+        self._pods = PodReflector(self._client, sink, node, self._report, timing, self._rng)
         self.recorder = EventRecorder(self._client, node, timing, self._rng, now=now)
         self._reflectors: dict[ObjectRef, Reflector] = {}
         self._nursery: trio.Nursery | None = None  # of run()
@@ -118,7 +118,7 @@ class KubernetesSource:
         """Tells a problem once, in the log and to the sink, and once that it is over."""
         before = self._problems.pop(topic, None)
         if why is not None:
-            message = f"{TOPICS[topic]}: {why}"
+            message = f"{TOPICS.get(topic, topic)}: {why}"
             self._problems[topic] = SourceProblem(message)
             if before is None or before.message != message:
                 log.warning("source_problem", topic=topic, error=why)
@@ -133,7 +133,7 @@ TOPICS = {
     "credentials": "the credentials cannot be loaded",
     "pods": "the Pods cannot be read",
 }
-"""What a SourceProblem begins with."""
+"""What a SourceProblem begins with, where its topic is not that itself."""
 
 
 class UnsupportedReflector:

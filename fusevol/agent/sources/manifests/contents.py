@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from fusevol.agent.sources.manifests.defaults import DEFAULT_NAMESPACE, default_pod, without_nulls
+from fusevol.agent.sources.manifests.defaults import DEFAULT_NAMESPACE, default_pod
 from fusevol.agent.sources.manifests.documents import Document, Malformed, Path, items_of, parse
 from fusevol.agent.sources.manifests.fields import Errors
 from fusevol.agent.sources.manifests.objects import Manifest, check_unchanged, decode_node, decode_object
 from fusevol.agent.sources.manifests.validation import decode_pod
 from fusevol.agent.sources.source import SourceProblem
+from fusevol.model.nulls import without_nulls
 from fusevol.model.objects import CONFIG_MAP, NODE, SECRET
 from fusevol.model.pod import Pod
 from fusevol.model.refs import ObjectRef

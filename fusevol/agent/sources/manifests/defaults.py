@@ -9,18 +9,6 @@ DEFAULT_MODE = 0o644
 DEFAULT_EXPIRATION = 3600
 
 _WITH_MODE = ("configMap", "secret", "projected", "downwardAPI")
-_FREE_MAPS = frozenset({"labels", "annotations"})
-
-
-def without_nulls(value: Any, field: str = "") -> Any:
-    """A JSON null is an unset field; as a value of a map of strings it is the empty string."""
-    if isinstance(value, dict):
-        if field in _FREE_MAPS:
-            return {key: "" if item is None else item for key, item in value.items()}
-        return {key: without_nulls(item, key) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [without_nulls(item) for item in value]
-    return value
 
 
 def default_pod(raw: dict[str, Any]) -> None:

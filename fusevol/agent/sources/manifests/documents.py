@@ -22,7 +22,10 @@ MAX_NODES = 200_000
 
 MAX_DEPTH = 100
 
-_INT = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)")
+MAX_NUMBER = 1000
+"""Characters of a number: no field takes a longer one, and reading one takes long or is refused by Python."""
+
+_INT = re.compile(r"[-+]?(0b_*[01][01_]*|0o_*[0-7][0-7_]*|0[0-7_]*|0x_*[0-9a-fA-F][0-9a-fA-F_]*|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL_FLOAT = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _BOOLEANS = {
@@ -220,9 +223,9 @@ def _scalar(event: Any, line: int) -> Any:
     if text in _BOOLEANS:
         return _BOOLEANS[text]
     if _INT.fullmatch(text):
-        return _integer(text)
+        return _integer(_bounded(text, line))
     if _FLOAT.fullmatch(text):
-        return float(text)
+        return float(_bounded(text, line))
     if _SPECIAL_FLOAT.fullmatch(text):
         return math.nan if text.lower() == ".nan" else math.copysign(math.inf, -1 if text.startswith("-") else 1)
     return text
@@ -235,6 +238,12 @@ def _key(node: _Node) -> str:
     if isinstance(node.value, str | int | float):
         return str(node.value)
     raise Malformed("a key that is not a string", node.line)
+
+
+def _bounded(text: str, line: int) -> str:
+    if len(text) > MAX_NUMBER:
+        raise Malformed(f"a number of more than {MAX_NUMBER} characters", line)
+    return text
 
 
 def _integer(text: str) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import structlog
 import trio
 
 from fusevol.agent.sources.manifests import reading
@@ -14,6 +16,11 @@ from fusevol.agent.sources.manifests.objects import Manifest
 from fusevol.agent.sources.manifests.reading import Busy, Stamp, TooLarge
 from fusevol.agent.sources.source import SourceProblem
 from fusevol.model.refs import ObjectRef
+
+Decode = Callable[[str, bytes, str, bytes, FileContents | None], FileContents]
+"""`contents.decode`; raises Invalid."""
+
+_log = structlog.get_logger(__name__)
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -53,11 +60,19 @@ class _File:
 class Files:
     """All files by name. Nothing here is a Secret's value longer than a call lasts."""
 
-    def __init__(self, directory: Path, timing: Timing, digest_key: bytes, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        timing: Timing,
+        digest_key: bytes,
+        clock: Callable[[], float],
+        decode: Decode = decode,
+    ) -> None:
         self._directory = directory
         self._timing = timing
         self._key = digest_key
         self._clock = clock
+        self._decode = decode
         self._files: dict[str, _File] = {}
         self.unreadable: str | None = None
         """Why the directory itself cannot be read; its files then count as they were."""
@@ -82,7 +97,7 @@ class Files:
         """An object's values, read again; None if the file has changed since, and the next scan will tell.
         Raises Busy, Invalid, OSError."""
         data, stamp = await reading.read_settled(self._directory / name, self._timing.still)
-        contents = decode(name, data, str(stamp.modified_ns), self._key)
+        contents = self._decoded(name, data, stamp, None)
         found = contents.objects.get(manifest.ref)
         if (
             found is None
@@ -126,6 +141,9 @@ class Files:
                 del self._files[name]
 
     async def _read(self, name: str, file: _File) -> None:
+        if _shown(name) != name:
+            file.problems = (SourceProblem("its name is not UTF-8", _shown(name)),)
+            return
         try:
             data, stamp = await reading.read_settled(self._directory / name, self._timing.still)
         except Busy:
@@ -146,12 +164,24 @@ class Files:
     def _take(self, name: str, file: _File, data: bytes, stamp: Stamp) -> None:
         file.stamp = stamp
         try:
-            contents = decode(name, data, str(stamp.modified_ns), self._key, file.held)
+            contents = self._decoded(name, data, stamp, file.held)
         except Invalid as error:
             file.problems = error.problems
         else:
             file.held = contents.kept()
             file.problems = ()
+
+    def _decoded(self, name: str, data: bytes, stamp: Stamp, before: FileContents | None) -> FileContents:
+        """Raises Invalid, also where the decoder has a bug: one file must not end the agent."""
+        try:
+            return self._decode(name, data, str(stamp.modified_ns), self._key, before)
+        except Invalid:
+            raise
+        except Exception as error:
+            # without the exception's text, which may quote a Secret
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("manifest cannot be understood", file=name, error=type(error).__name__, exception=where)
+            raise Invalid([SourceProblem(f"cannot be understood: {type(error).__name__}", name)]) from None
 
     def _wait_for(self, name: str, file: _File, problem: str, patience: float) -> None:
         now = self._clock()
@@ -159,6 +189,11 @@ class Files:
             file.busy_since = now
         if now - file.busy_since >= patience:
             file.problems = (SourceProblem(problem, name),)
+
+
+def _shown(name: str) -> str:
+    """A file's name for people: bytes that are not UTF-8 as `\\xff`."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def manifest_of(held: list[tuple[str, FileContents]]) -> dict[ObjectRef, tuple[str, Manifest]]:

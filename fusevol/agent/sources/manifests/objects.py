@@ -21,6 +21,9 @@ _FIELDS = {
     SECRET: frozenset({"apiVersion", "kind", "metadata", "immutable", "data", "stringData", "type"}),
 }
 
+_JSON_KEYS = {"kubernetes.io/dockercfg": ".dockercfg", "kubernetes.io/dockerconfigjson": ".dockerconfigjson"}
+_SERVICE_ACCOUNT_NAME = "kubernetes.io/service-account.name"
+
 
 class Manifest(msgspec.Struct, frozen=True):
     """An object as a file has it. `values` is None where they were dropped: a Secret's are read again for delivery.
@@ -57,8 +60,44 @@ def decode_object(errors: Errors, raw: dict[str, Any], uid: str, version: str, l
         where: Path = () if kind == CONFIG_MAP else ("data",)
         errors.add(where, f"Too long: may not be more than {MAX_OBJECT} bytes")
     metadata = raw["metadata"]
+    if kind == SECRET:
+        _check_type(errors, raw.get("type"), values, metadata.get("annotations") or {})
     ref = ObjectRef(kind, metadata.get("namespace") or "", metadata.get("name") or "")
     return Manifest(ref, uid, version, bool(immutable), _digest(key, values), line, values)
+
+
+def _check_type(errors: Errors, kind: Any, values: Mapping[str, bytes], annotations: Mapping[str, str]) -> None:
+    """What Secrets of some types must have (ValidateSecret). Types that nobody knows need nothing."""
+    match kind:
+        case "kubernetes.io/tls":
+            _require(errors, *(key for key in ("tls.crt", "tls.key") if key not in values))
+        case "kubernetes.io/basic-auth" if not {"username", "password"} & values.keys():
+            _require(errors, "username", "password")
+        case "kubernetes.io/ssh-auth" if not values.get("ssh-privatekey"):
+            _require(errors, "ssh-privatekey")
+        case "kubernetes.io/service-account-token" if not annotations.get(_SERVICE_ACCOUNT_NAME):
+            errors.required(("metadata", "annotations", _SERVICE_ACCOUNT_NAME))
+        case str() if kind in _JSON_KEYS:
+            _check_json(errors, _JSON_KEYS[kind], values)
+        case str() | None:
+            pass
+        case _:
+            errors.add(("type",), "must be a string")
+
+
+def _require(errors: Errors, *keys: str) -> None:
+    for key in keys:
+        errors.required(("data", key))
+
+
+def _check_json(errors: Errors, key: str, values: Mapping[str, bytes]) -> None:
+    if key not in values:
+        errors.required(("data", key))
+        return
+    try:
+        msgspec.json.decode(values[key], type=dict[str, msgspec.Raw] | None)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        errors.invalid(("data", key), "<secret contents redacted>", "must be a JSON object")
 
 
 def decode_node(errors: Errors, raw: dict[str, Any], uid: str, version: str, line: int) -> Manifest:

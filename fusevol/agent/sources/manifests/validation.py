@@ -12,16 +12,11 @@ from fusevol.agent.plugins import names, quantity
 from fusevol.agent.sources.manifests.documents import Path
 from fusevol.agent.sources.manifests.fields import Errors, check_descending, check_metadata, check_mode
 from fusevol.agent.sources.manifests.projections import check_downward_file, check_items, check_projected
+from fusevol.agent.sources.manifests.unknown import VOLUME_TYPES, check_unknown
 from fusevol.model.pod import Container, Pod, Volume
 
-VOLUME_TYPES = frozenset(
-    {
-        *("awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "configMap", "csi", "downwardAPI"),
-        *("emptyDir", "ephemeral", "fc", "flexVolume", "flocker", "gcePersistentDisk", "gitRepo", "glusterfs"),
-        *("hostPath", "image", "iscsi", "nfs", "persistentVolumeClaim", "photonPersistentDisk", "portworxVolume"),
-        *("projected", "quobyte", "rbd", "scaleIO", "secret", "storageos", "vsphereVolume"),
-    }
-)
+MAX_ID = 2**31 - 1
+"""Of users and groups."""
 
 _WHERE = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
 _PART = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>[0-9]+)\]")
@@ -36,6 +31,8 @@ def decode_pod(errors: Errors, raw: dict[str, Any]) -> Pod | None:
         errors.add(path, message)
         return None
     check_metadata(errors, raw, namespaced=True)
+    check_unknown(errors, (), raw)
+    _check_pod_security(errors, pod)
     _check_volumes(errors, raw["spec"].get("volumes") or [], pod.spec.volumes or [])
     _check_containers(errors, pod)
     return pod
@@ -54,10 +51,7 @@ def _check_volumes(errors: Errors, raw: list[dict[str, Any]], volumes: list[Volu
     seen: set[str] = set()
     for index, (fields, volume) in enumerate(zip(raw, volumes, strict=True)):
         path: Path = ("spec", "volumes", index)
-        types = [field for field in fields if field != "name"]
-        for field in types:
-            if field not in VOLUME_TYPES:
-                errors.add((*path, field), "unknown field")
+        types = [field for field in fields if field in VOLUME_TYPES]
         for field in types[1:]:
             errors.forbidden((*path, field), "may not specify more than 1 volume type")
         if not volume.name:
@@ -118,9 +112,27 @@ def _check_containers(errors: Errors, pod: Pod) -> None:
             seen.add(container.name)
             _check_mounts(errors, path, container, volumes)
             _check_resources(errors, path, container)
+            if container.security_context:
+                _check_id(errors, (*path, "securityContext", "runAsUser"), container.security_context.run_as_user)
     if spec.resources:
         _check_amounts(errors, ("spec", "resources", "limits"), (spec.resources.limits or {}).items())
         _check_amounts(errors, ("spec", "resources", "requests"), (spec.resources.requests or {}).items())
+
+
+def _check_pod_security(errors: Errors, pod: Pod) -> None:
+    context = pod.spec.security_context
+    if context is None:
+        return
+    path: Path = ("spec", "securityContext")
+    _check_id(errors, (*path, "fsGroup"), context.fs_group)
+    _check_id(errors, (*path, "runAsUser"), context.run_as_user)
+    for index, group in enumerate(context.supplemental_groups or ()):
+        _check_id(errors, (*path, "supplementalGroups", index), group)
+
+
+def _check_id(errors: Errors, path: Path, number: int | None) -> None:
+    if number is not None and not 0 <= number <= MAX_ID:
+        errors.invalid(path, number, f"must be between 0 and {MAX_ID}, inclusive")
 
 
 def _check_mounts(errors: Errors, path: Path, container: Container, volumes: set[str]) -> None:
