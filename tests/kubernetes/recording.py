@@ -51,7 +51,8 @@ class RecordingSink:
         self.on_pod(pod)
 
     def pod_gone(self, uid: str) -> None:
-        self.pods_gone.append(self.pods.pop(uid).metadata.name)
+        gone = self.pods.pop(uid, None)  # None: one that was never understood
+        self.pods_gone.append(gone.metadata.name if gone else uid)
 
     def pods_synced(self) -> None:
         self.synced += 1
