@@ -49,7 +49,8 @@ def parse_goal(text: str) -> Goal:
 
 
 class Barrier:
-    """Waits for goals. `at_its_place` tells whether our mount stands where users look for it."""
+    """Waits for goals. `at_its_place` tells whether our mount stands where users look for it; it raises
+    OSError where that cannot be known."""
 
     def __init__(self, manager: VolumeManager, at_its_place: Callable[[], bool]) -> None:
         self._manager = manager
@@ -77,8 +78,11 @@ class Barrier:
     def missing(self, goal: Goal) -> Iterator[str]:
         """What is not yet as the goal has it, one line each."""
         manager = self._manager
-        if not self._at_its_place():
-            yield "the mount is not at its place: somebody unmounted it, or mounted something over it"
+        try:
+            if not self._at_its_place():
+                yield "the mount is not at its place: somebody unmounted it, or mounted something over it"
+        except OSError as error:
+            yield f"whether the mount is at its place cannot be told: {error.strerror}"
         if goal == Goal():
             if not manager.synced:
                 yield "the source has not synced yet"

@@ -13,7 +13,7 @@ import typer
 
 from fusevol.cli.arguments import Mountpoint, RuntimeDir, instance_at
 from fusevol.model.errors import UserError
-from fusevol.protocol.instance import default_runtime_dir, default_state_dir
+from fusevol.protocol.instance import canonical, default_runtime_dir, default_state_dir
 
 if TYPE_CHECKING:
     from fusevol.agent.identity import Identity
@@ -96,7 +96,7 @@ def mount(
     instance = instance_at(mountpoint, runtime_dir)
     node = node or os.environ.get("NODE_NAME") or socket.gethostname().strip().lower()
     state = Path(os.path.realpath(state_dir or default_state_dir()))
-    runtime = Path(os.path.realpath(runtime_dir or default_runtime_dir()))
+    runtime = canonical(runtime_dir or default_runtime_dir())  # a link is for the keeper to refuse
     check_mountpoint(instance)
     directories = {"the state directory": state, "the runtime directory": runtime}
     if manifests is not None:

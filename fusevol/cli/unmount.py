@@ -6,11 +6,15 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusevol.cli.arguments import Mountpoint, RuntimeDir, instance_at
 from fusevol.model.errors import UserError
 from fusevol.protocol.instance import Instance
+
+if TYPE_CHECKING:
+    from fusevol.system.holders import Holder
+    from fusevol.system.mounts import MountInfo
 
 NO_INSTANCE = 3
 
@@ -36,31 +40,46 @@ def unmount(mountpoint: Mountpoint, runtime_dir: RuntimeDir = None) -> int:
         return _clear_away(instance, error)
     if "busy" in answer:
         return _say_busy(instance, answer["busy"])
+    if "error" in answer:
+        raise UserError(answer["error"])
     return 0
 
 
 def _clear_away(instance: Instance, error: UserError) -> int:
     """Without a keeper: the mount, if there is one, and the runtime directory."""
-    from fusevol.system.holders import holders
     from fusevol.system.mount import MountBusy
     from fusevol.system.mount import unmount as remove
-    from fusevol.system.mounts import FSTYPE, find_mount
+    from fusevol.system.mounts import FSTYPE, find_mount, mounts_at
 
-    found = find_mount(instance.mountpoint)
-    if found is not None and found.fstype == FSTYPE:
+    where = instance.mountpoint
+    removed = False
+    while any(mount.fstype == FSTYPE for mount in mounts_at(where)):
+        found = find_mount(where)
+        if found is None or found.fstype != FSTYPE:
+            raise UserError(f"another mount stands over {where}: unmount that first")
         deadline = time.monotonic() + AGENT_LEAVES
-        while holding := holders(found):
+        while holding := _holders(found):
             if time.monotonic() > deadline:
                 return _say_busy(instance, [holder._asdict() for holder in holding])
             time.sleep(0.1)
         try:
-            remove(instance.mountpoint, detach=False)
+            remove(where, detach=False)
         except MountBusy:
-            raise UserError(f"{instance.mountpoint} is in use by somebody who cannot be seen from here") from None
+            raise UserError(f"{where} is in use by somebody who cannot be seen from here") from None
+        removed = True
     shutil.rmtree(instance.directory, ignore_errors=True)
-    if found is None or found.fstype != FSTYPE:
+    if not removed:
         raise error
     return 0
+
+
+def _holders(mount: MountInfo) -> list[Holder]:
+    from fusevol.system.holders import holders
+
+    try:
+        return holders(mount)
+    except OSError as error:
+        raise UserError(f"cannot see who uses {mount.mountpoint}: {error.strerror}") from None
 
 
 def _say_busy(instance: Instance, holding: Iterable[Mapping[str, Any]]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -11,10 +12,13 @@ import typer
 
 from fusevol.cli.arguments import Mountpoint, RuntimeDir, instance_at
 from fusevol.model.errors import UserError
-from fusevol.protocol.instance import Instance
+from fusevol.protocol.instance import Instance, NoAnswer
 
 USAGE = 2
 NO_INSTANCE = 3
+
+MAX_TIMEOUT = 86400.0
+"""Seconds: a day."""
 
 _RETRY = 0.05
 """Seconds between two attempts to find the instance."""
@@ -37,7 +41,9 @@ def wait(
             "that ConfigMap or Secret (at that resourceVersion or a newer one).",
         ),
     ] = "synced",
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long to wait.")] = 30.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0, max=MAX_TIMEOUT, help="How long to wait.")
+    ] = 30.0,
     runtime_dir: RuntimeDir = None,
 ) -> int:
     """Wait until volumes are mounted with the newest version of their objects.
@@ -49,6 +55,8 @@ def wait(
     if not _FOR.fullmatch(for_):
         forms = "synced, pod/NAMESPACE/NAME, object=ConfigMap|Secret/NAMESPACE/NAME[@RESOURCEVERSION]"
         raise UserError(f"--for {for_!r} is none of {forms}", USAGE)
+    if math.isnan(timeout):  # it is neither below nor above any bound
+        raise UserError("--timeout nan is no number of seconds", USAGE)
     answer = _ask(instance_at(mountpoint, runtime_dir), for_, timeout)
     if answer.get("ok"):
         return 0
@@ -64,6 +72,8 @@ def _ask(instance: Instance, for_: str, timeout: float) -> dict[str, Any]:
         left = max(0.0, deadline - time.monotonic())
         try:
             return instance.ask_agent({"op": "wait", "for": for_, "timeout": left}, left + _GRACE)
+        except NoAnswer:
+            raise _explained(instance, NoAnswer(instance.mountpoint, timeout)) from None
         except UserError as error:
             if time.monotonic() + _RETRY >= deadline:
                 raise _explained(instance, error) from None

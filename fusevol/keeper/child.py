@@ -11,8 +11,8 @@ from typing import Any
 
 from fusevol.keeper.backoff import Backoff
 from fusevol.keeper.config import child_environment
-from fusevol.keeper.log import timestamp
 from fusevol.system import memory
+from fusevol.system.timestamps import timestamp
 
 
 class Child:

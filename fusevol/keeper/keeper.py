@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shutil
 import signal
@@ -17,8 +17,11 @@ from fusevol.keeper.config import Config, Programs, agent_config, server_config
 from fusevol.keeper.connection import Connection
 from fusevol.keeper.log import Log
 from fusevol.keeper.loop import Loop
-from fusevol.keeper.mounting import Mount
+from fusevol.keeper.mounting import Mount, Place, covered
+from fusevol.keeper.obstacle import Obstacle, find_obstacle, in_use
+from fusevol.keeper.runtime import prepare
 from fusevol.keeper.status import assemble
+from fusevol.keeper.watch import PlaceWatch
 from fusevol.model.errors import UserError
 from fusevol.protocol.instance import Instance, listen
 from fusevol.system.holders import Holder
@@ -37,7 +40,8 @@ READY_WITHIN = 30.0
 GRACE = 5.0
 """Seconds that a process may take to leave when it is told to, before it is killed."""
 
-SHOWN_HOLDERS = 50
+LET_GO = 2.0
+"""Seconds that the kernel may take to end a server on whose mount nobody stands any more."""
 
 
 class Keeper:
@@ -64,6 +68,7 @@ class Keeper:
         self._server_socket: socket.socket
         self._agent_socket: socket.socket
         self._clients: Clients
+        self._place_watch: PlaceWatch
         self._ready_fd: int | None = None  # the server has not said yet that it serves
         self._served = False  # a server has said so at least once
         self._early_deaths = 0
@@ -103,26 +108,18 @@ class Keeper:
 
     def _open(self) -> None:
         instance = self._instance
-        self._config.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        instance.directory.mkdir(mode=0o700, exist_ok=True)
-        instance.description.write_text(
-            json.dumps(
-                {
-                    "mountpoint": str(instance.mountpoint),
-                    "stateDir": str(self._config.state_dir),
-                    "keeper": os.getpid(),
-                }
-            )
-        )
+        prepare(instance, self._config.state_dir)
         self._server_socket = listen(instance.server_socket)
         self._agent_socket = listen(instance.agent_socket)
         self._clients = Clients(self._loop, listen(instance.keeper_socket), self._handle)
         self._loop.watch(self._signals, self._receive_signals)
+        self._place_watch = PlaceWatch(self._loop, self._mount, self._config.mountpoint, self._log)
 
     def _close(self) -> None:
         self._clients.close()
         self._server_socket.close()
         self._agent_socket.close()
+        self._place_watch.close()
         self._loop.close()
 
     # -------------------------------------------------------------------------------------------- server and agent
@@ -132,17 +129,23 @@ class Keeper:
 
         The keeper keeps no copy of the connection: the server's death is an error at once for everybody, not a hang.
         """
-        if self._mount.stands():
-            self._mount.remove(detach=True)
-        fuse_fd = self._mount.make()
+        match self._mount.place():
+            case Place.TOP:
+                self._mount.remove(detach=True)
+            case Place.COVERED:
+                raise UserError(covered(self._config.mountpoint))
         control_fd = self._server_socket.fileno()
-        ready, ready_fd = os.pipe()
-        try:
+        with contextlib.ExitStack() as handed_over:
+            fuse_fd = self._mount.make()
+            handed_over.callback(os.close, fuse_fd)
+            ready, ready_fd = os.pipe()
+            handed_over.callback(os.close, ready_fd)
             told = server_config(self._config, fuse_fd=fuse_fd, control_fd=control_fd, ready_fd=ready_fd)
-            pidfd = self._server.start([*self._programs.server, told], [fuse_fd, control_fd, ready_fd])
-        finally:
-            os.close(fuse_fd)
-            os.close(ready_fd)
+            try:
+                pidfd = self._server.start([*self._programs.server, told], [fuse_fd, control_fd, ready_fd])
+            except BaseException:
+                os.close(ready)
+                raise
         self._ready_fd = ready
         self._loop.watch(ready, self._server_ready)
         self._loop.watch(pidfd, self._server_ended)
@@ -175,7 +178,7 @@ class Keeper:
             self._early_deaths += 1
         if code == REFUSED:
             self._fail(REFUSED, None)
-        elif code == 0 and not self._mount.stands():
+        elif code == 0 and self._mount_has_gone():
             self._log.warning(f"{self._config.mountpoint} was unmounted by somebody else: leaving")
             self._exit_code = 0
         elif not self._served and self._early_deaths >= EARLY_DEATHS:
@@ -187,6 +190,12 @@ class Keeper:
                 f"the server died ({how_it_ended(code)}): all volumes answer ENOTCONN until {self._config.mountpoint} "
                 f"is mounted afresh, {_in(delay)}; containers keep the dead mount until they are started again"
             )
+
+    def _mount_has_gone(self) -> bool:
+        try:
+            return self._mount.place() is Place.GONE
+        except OSError:
+            return False  # it is looked at again before the next server is started
 
     def _start_agent(self) -> None:
         instance, agent_fd = self._instance, self._agent_socket.fileno()
@@ -224,7 +233,7 @@ class Keeper:
         return delay
 
     def _next_deadline(self) -> float | None:
-        deadlines = [child.due for child in (self._server, self._agent) if child.due is not None]
+        deadlines = [due for due in (self._server.due, self._agent.due, self._place_watch.due) if due is not None]
         if self._ready_fd is not None:
             deadlines.append(time.monotonic() + READY_WITHIN - self._server.lived)
         return min(deadlines, default=None)
@@ -234,6 +243,8 @@ class Keeper:
         for child, start in ((self._server, self._start_server), (self._agent, self._start_agent)):
             if child.due is not None and child.due <= now and self._exit_code is None:
                 self._start_again(child, start)
+        if self._place_watch.due is not None and self._place_watch.due <= now and self._exit_code is None:
+            self._place_watch.look()
         if self._ready_fd is not None and self._server.lived > READY_WITHIN:
             self._log.error(f"the server does not serve after {READY_WITHIN:g} s: killing it")
             self._forget_ready()
@@ -265,14 +276,16 @@ class Keeper:
 
     def status(self) -> dict[str, Any]:
         """docs/status.md."""
+        agent = self._agent.status()
         return assemble(
             engine=self._config.engine,
             source_kind=self._config.source["kind"],
             keeper=process_status(os.getpid(), self._started_at, 0),
             server=self._server.status(),
-            agent=self._agent.status(),
+            agent=agent,
             told=self._told,
-            stale=not self._fresh,
+            # one that has died just now may not have been reaped yet
+            stale=not self._fresh or agent["pid"] is None,
         )
 
     # -------------------------------------------------------------------------------------------- stopping
@@ -286,62 +299,86 @@ class Keeper:
 
     def _try_to_stop(self) -> None:
         """Leaves if nobody stands on the mount, or if that is what a second signal wants."""
-        if not self._forced:
-            holding = self._mount.holders(self._own_processes())
-            if holding:
-                self._say_busy(holding)
-                return
+        if not self._forced and (obstacle := self._obstacle()):
+            self._stay(obstacle)
+            return
         notify("STOPPING=1", f"STATUS=leaving {self._config.mountpoint}")
         if self._forced:
             self._log.warning(f"detaching {self._config.mountpoint}: who still stands on it gets ENOTCONN")
         try:
-            self._leave(detach=self._forced)
+            removed = self._leave(detach=self._forced)
         except MountBusy:
-            # somebody came in after we had looked
-            self._say_busy(self._mount.holders(self._own_processes()) or [Holder(0, "?", str(self._config.mountpoint))])
+            # by somebody who came in after we had looked, or whom we cannot see
+            where = self._config.mountpoint
+            self._stay(self._obstacle() or in_use(where, [Holder(0, "?", str(where))]))
             self._start_again(self._agent, self._start_agent)
             return
-        self._exit_code = 0
+        self._exit_code = 0 if removed else 1
 
-    def _say_busy(self, holding: list[Holder]) -> None:
+    def _obstacle(self) -> Obstacle | None:
+        own = [pid for pid in (self._server.pid, self._agent.pid) if pid is not None]
+        return find_obstacle(self._mount, self._config.mountpoint, own)
+
+    def _stay(self, obstacle: Obstacle) -> None:
+        """Tells everybody who wanted us to stop why we do not."""
         for client in self._waiting:
-            self._clients.answer(client, {"busy": [holder._asdict() for holder in holding]})
-        for holder in holding[:SHOWN_HOLDERS]:
-            self._log.warning(f"in use by pid {holder.pid} ({holder.command}): {holder.path}")
-        more = f" ({len(holding) - SHOWN_HOLDERS} more)" if len(holding) > SHOWN_HOLDERS else ""
+            self._clients.answer(client, obstacle.answer())
+        *details, reason = obstacle.lines()
+        for line in details:
+            self._log.warning(line)
         advice = "; a second signal detaches it and leaves" if self._signalled else ""
-        self._log.warning(f"{self._config.mountpoint} is in use{more} and stays mounted{advice}")
-        notify(f"STATUS={self._config.mountpoint} is in use and stays mounted")
+        self._log.warning(f"{reason}{advice}")
+        notify(f"STATUS={reason}")
         self._busy_said = self._busy_said or self._signalled
         self._signalled, self._waiting = False, []
 
-    def _own_processes(self) -> list[int]:
-        return [pid for pid in (self._server.pid, self._agent.pid) if pid is not None]
+    def _leave(self, detach: bool) -> bool:
+        """Agent, mount, server, in this order. Returns whether the mount is gone from its place.
 
-    def _leave(self, detach: bool) -> None:
-        """Agent, mount, server, in this order. Raises MountBusy: the mount is still there and only the agent gone."""
+        Raises MountBusy: the mount is still there, or somewhere, and only the agent gone.
+        """
         self._leaving = True
         self._server.due = self._agent.due = None
         self._end(self._agent, by_itself=False)
         detach = detach or self._forced or self._server.pid is None
-        if self._mount.stands():
-            try:
-                self._mount.remove(detach)
-            except MountBusy:
-                self._leaving = False
-                raise
-            except UserError as error:
-                self._log.error(str(error))
-                detach = True
+        removed = True
+        try:
+            self._remove_mount(detach)
+        except MountBusy:
+            self._leaving = False
+            raise
+        except (UserError, OSError) as error:
+            self._log.error(f"{self._config.mountpoint} stays mounted: {error}")
+            detach, removed = True, False
         # without a mount the server leaves by itself, but not while somebody stands on what was detached
-        self._end(self._server, by_itself=not detach)
+        self._end(self._server, by_itself=not (detach or self._forced))
         if self._lock_fd is not None:
             os.close(self._lock_fd)
         shutil.rmtree(self._instance.directory, ignore_errors=True)
+        answer = {"stopped": True} if removed else {"error": f"{self._config.mountpoint} stays mounted"}
         for client in self._waiting:
-            self._clients.answer(client, {"stopped": True})
+            self._clients.answer(client, answer)
         self._clients.flush(1.0)
         self._left = True
+        return removed
+
+    def _remove_mount(self, detach: bool) -> None:
+        """Raises MountBusy; with `detach` UserError or OSError where nothing can be done about it."""
+        try:
+            place = self._mount.place()
+        except OSError:
+            if detach:
+                raise
+            raise MountBusy from None
+        match place:
+            case Place.TOP:
+                self._mount.remove(detach)
+            case Place.COVERED:
+                raise UserError(covered(self._config.mountpoint)) if detach else MountBusy
+            case Place.GONE if not detach:
+                # the kernel ends the server when nobody stands on its mount, wherever that may be
+                if not self._loop.until(lambda: self._server.pid is None or self._forced, LET_GO):
+                    raise MountBusy
 
     def _end(self, child: Child, *, by_itself: bool) -> None:
         """Waits until it has gone: by itself, when told, killed. A signal that comes meanwhile shortens the waiting."""

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from datetime import UTC, datetime
 from typing import TextIO
 
-
-def timestamp(seconds: float) -> str:
-    """RFC 3339 in UTC with milliseconds, from seconds since the epoch."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+from fusevol.system.timestamps import timestamp
 
 
 class Log:

@@ -28,6 +28,13 @@ from fusevol.model.errors import UserError
 MAX_LINE = 64 << 20
 
 
+class NoAnswer(UserError):
+    """Whoever should answer is there, but has not answered within `seconds`."""
+
+    def __init__(self, mountpoint: Path, seconds: float) -> None:
+        super().__init__(f"{mountpoint}: no answer within {seconds:.10g} s", 1)
+
+
 def default_runtime_dir() -> Path:
     """/run/fusevol, or $XDG_RUNTIME_DIR/fusevol for an ordinary user."""
     if os.geteuid() == 0:
@@ -59,7 +66,7 @@ class Instance:
         return self._ask(self.keeper_socket, request, timeout)
 
     def ask_agent(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Raises UserError: exit code 3 where no instance is, 1 where none answers within `timeout` seconds."""
+        """Raises UserError: exit code 3 where no instance is; NoAnswer where none answers within `timeout` seconds."""
         return self._ask(self.agent_socket, request, timeout)
 
     def _ask(self, path: Path, request: dict[str, Any], timeout: float) -> dict[str, Any]:
@@ -70,7 +77,7 @@ class Instance:
                 client.sendall(json.dumps(request).encode() + b"\n")
                 line = read_line(client)
             except TimeoutError:
-                raise UserError(f"{self.mountpoint}: no answer within {timeout:g} s", 1) from None
+                raise NoAnswer(self.mountpoint, timeout) from None
             except (FileNotFoundError, ConnectionRefusedError):
                 raise UserError(f"no fusevol serves {self.mountpoint}", 3) from None
             except OSError as error:
@@ -88,7 +95,11 @@ def canonical(mountpoint: Path) -> Path:
 
 
 def connect(client: socket.socket, path: Path) -> None:
-    """connect(2) for paths longer than sun_path as well."""
+    """connect(2) for paths longer than sun_path as well. Raises OSError.
+
+    Afterwards the socket is like any other: it may be made non-blocking and wrapped. A socket that is non-blocking
+    before does not wait here either: BlockingIOError where the listener's backlog is full.
+    """
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         client.connect(f"/proc/self/fd/{directory}/{path.name}")

@@ -9,25 +9,31 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from datetime import UTC, datetime
+
+from fusevol.system.timestamps import timestamp
 
 NAME = "fusevol"
 
 
 class TextFormatter(logging.Formatter):
+    """`2026-11-22T19:35:35.420Z [INFO] server: ...`, as keeper and agent write; a traceback on lines of its own."""
+
     def __init__(self) -> None:
-        super().__init__("%(asctime)s [%(levelname)s] server: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+        super().__init__("%(asctime)s [%(levelname)s] server: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return timestamp(record.created)
 
 
 class JsonFormatter(logging.Formatter):
-    """The keys that the agent's lines have too: `event`, `level`, `timestamp`, `logger`, and `exception` if any."""
+    """The keys that keeper and agent write too: `timestamp`, `level`, `logger`, `event`, and `exception` if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "event": record.getMessage(),
+            "timestamp": timestamp(record.created),
             "level": record.levelname.lower(),
-            "logger": record.name,
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "logger": "server",
+            "event": record.getMessage(),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

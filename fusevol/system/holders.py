@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fusevol.system import processes
-from fusevol.system.mounts import MountInfo, Namespace, mounts_on, namespaces, parse
+from fusevol.system.mounts import MountInfo, Namespace, is_below, mounts_at, mounts_on, namespaces, parsed
 from fusevol.system.processes import PROC
 
 
@@ -32,15 +32,21 @@ def holders(mount: MountInfo, exclude: Iterable[int] = (), proc: Path = PROC) ->
 
     Not `mount` itself, not the copies of it that mount propagation made and will remove with it, and nothing of the
     processes `exclude` (fusevol's own) and of this one. Paths are those of the holder's own namespace.
+
+    `mount` may have been taken from its place (`umount -l`): then every other mount of its file system counts. Of the
+    processes that stay on a mount which no namespace has any more, open files are found on `mount` itself only.
+    Raises OSError where we lack the means to look.
     """
     views = list(namespaces(proc))
     on_device = [(view, found) for view in views for found in mounts_on(mount.device, view)]
-    copies = _copies(mount, [found for _, found in on_device], views)
-    found = {_of_mount(other, view, proc) for view, other in on_device if other.id not in copies | {mount.id}}
-    found.update(_mounts_inside(mount, views, proc))
-    places = _Places(
-        mount.device, frozenset(found.id for _, found in on_device), tuple({f.mountpoint for _, f in on_device})
+    in_place = any(
+        (other.id, other.device) == (mount.id, mount.device) for other in mounts_at(Path(mount.mountpoint), proc)
     )
+    going = {mount.id, *_copies(mount, [found for _, found in on_device], views)} if in_place else set()
+    found = {_of_mount(other, view, proc) for view, other in on_device if other.id not in going}
+    if any(other.id == mount.id for _, other in on_device):  # else the id may be another's by now
+        found.update(_mounts_inside(mount, views, proc))
+    places = _places(mount, [found for _, found in on_device], views)
     own = {*exclude, os.getpid()}
     for pid in processes.pids(proc):
         if pid not in own:
@@ -56,6 +62,15 @@ class _Places(NamedTuple):
     prefixes: tuple[str, ...]
 
 
+def _places(mount: MountInfo, on_device: list[MountInfo], views: list[Namespace]) -> _Places:
+    ids, prefixes = {found.id for found in on_device}, {found.mountpoint for found in on_device}
+    if mount.id not in ids and not any(other.id == mount.id for view in views for other in parsed(view.lines)):
+        # no namespace has it, and no other mount has got its id: paths on it begin at its own root
+        ids.add(mount.id)
+        prefixes.add("/")
+    return _Places(mount.device, frozenset(ids), tuple(prefixes))
+
+
 def _of_mount(mount: MountInfo, view: Namespace, proc: Path) -> Holder:
     if view.own:
         return Holder(0, "mount", mount.mountpoint)
@@ -65,8 +80,7 @@ def _of_mount(mount: MountInfo, view: Namespace, proc: Path) -> Holder:
 def _mounts_inside(mount: MountInfo, views: list[Namespace], proc: Path) -> Iterator[Holder]:
     """Other file systems that are mounted below `mount`."""
     for view in views:
-        for line in view.lines if view.own else ():
-            inside = parse(line)
+        for inside in parsed(view.lines if view.own else ()):
             if inside.parent == mount.id and inside.device != mount.device:
                 yield _of_mount(inside, view, proc)
 
@@ -80,7 +94,7 @@ def _copies(mount: MountInfo, on_device: list[MountInfo], views: list[Namespace]
     candidates = [other for other in on_device if other.root == "/" and other.id != mount.id]
     if not candidates:
         return set()
-    mounts = {parsed.id: parsed for view in views for parsed in map(parse, view.lines)}
+    mounts = {listed.id: listed for view in views for listed in parsed(view.lines)}
     parent = mounts.get(mount.parent)
     if parent is None or parent.shared is None:
         return set()
@@ -108,7 +122,7 @@ def _paths(pid: int, places: _Places, views: list[Namespace], proc: Path) -> Ite
     yield from _open_files(pid, places, proc)
     for name in ("cwd", "root"):
         target = processes.link(pid, name, proc)
-        if target is not None and any(_below(target, prefix) for prefix in places.prefixes):
+        if target is not None and any(is_below(target, prefix) for prefix in places.prefixes):
             namespace = processes.link(pid, "ns/mnt", proc)
             if _stands_on(target, places.device, [view for view in views if view.name == namespace]):
                 yield target
@@ -116,7 +130,7 @@ def _paths(pid: int, places: _Places, views: list[Namespace], proc: Path) -> Ite
     sign = b"%02x:%02x" % (major, minor)
     maps = processes.text(pid, "maps", proc)
     if sign in maps:
-        for line in maps.splitlines():
+        for line in maps.split(b"\n"):
             fields = line.split(maxsplit=5)
             if len(fields) == 6 and fields[3] == sign:
                 yield os.fsdecode(fields[5])
@@ -124,11 +138,7 @@ def _paths(pid: int, places: _Places, views: list[Namespace], proc: Path) -> Ite
 
 def _open_files(pid: int, places: _Places, proc: Path) -> Iterator[str]:
     """The link's text chooses (cheap), the id of the mount decides: a path may be hidden by another mount."""
-    try:
-        descriptors = os.listdir(f"{proc}/{pid}/fd")
-    except OSError:
-        return
-    for descriptor in descriptors:
+    for descriptor in processes.descriptors(pid, proc):
         target = processes.link(pid, f"fd/{descriptor}", proc)
         if target is not None and target.startswith(places.prefixes):
             for line in processes.text(pid, f"fdinfo/{descriptor}", proc).splitlines():
@@ -138,10 +148,6 @@ def _open_files(pid: int, places: _Places, proc: Path) -> Iterator[str]:
 
 def _stands_on(path: str, device: str, views: list[Namespace]) -> bool:
     """Whether the mount next above `path` in that namespace is of this device."""
-    above = [mount for view in views for mount in map(parse, view.lines) if _below(path, mount.mountpoint)]
+    above = [mount for view in views for mount in parsed(view.lines) if is_below(path, mount.mountpoint)]
     # of mounts stacked on one mount point the last stands on top
     return bool(above) and max(reversed(above), key=lambda mount: len(mount.mountpoint)).device == device
-
-
-def _below(path: str, directory: str) -> bool:
-    return directory == "/" or path == directory or path.startswith(directory + "/")

@@ -6,7 +6,7 @@ Standard library only: the keeper imports it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -79,11 +79,44 @@ def parse(line: str) -> MountInfo:
     )
 
 
+def parsed(lines: Iterable[str]) -> Iterator[MountInfo]:
+    """The mounts of mountinfo's lines. What is no line of it is skipped without a word: the kernel writes none such,
+    and one bad line must not hide the mounts on the others."""
+    for line in lines:
+        try:
+            yield parse(line)
+        except ValueError:
+            continue
+
+
 def find_mount(mountpoint: Path, proc: Path = PROC) -> MountInfo | None:
-    """The topmost mount at `mountpoint` (an absolute path without links) in our own namespace."""
-    candidates = [mount for line in _lines("self", proc) if (mount := parse(line)).mountpoint == str(mountpoint)]
-    covered = {mount.parent for mount in candidates}
-    return next((mount for mount in reversed(candidates) if mount.id not in covered), None)
+    """The mount whose root a look-up of `mountpoint` (an absolute path without links) ends on, in our own namespace.
+
+    None where nothing is mounted there, or only below a mount that was placed over a directory above it (see
+    `mounts_at`). Raises OSError.
+    """
+    path = str(mountpoint)
+    on_the_way = [mount for mount in parsed(_lines("self", proc)) if is_below(path, mount.mountpoint)]
+    ids = {mount.id for mount in on_the_way}
+    # as the kernel walks: from our root directory into the mount that comes first on the way, and from that into the
+    # next. The root's own parent is not listed
+    here = [mount for mount in on_the_way if mount.parent not in ids or mount.parent == mount.id]
+    entered: MountInfo | None = None
+    while here:
+        entered = min(reversed(here), key=lambda mount: len(mount.mountpoint))
+        on_the_way = [mount for mount in on_the_way if mount.id != entered.id]
+        here = [mount for mount in on_the_way if mount.parent == entered.id]
+    return entered if entered is not None and entered.mountpoint == path else None
+
+
+def mounts_at(mountpoint: Path, proc: Path = PROC) -> list[MountInfo]:
+    """All mounts at `mountpoint` in our own namespace, those too that others hide. Raises OSError."""
+    return [mount for mount in parsed(_lines("self", proc)) if mount.mountpoint == str(mountpoint)]
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Whether `path` is `directory` or something in it, by their names."""
+    return directory == "/" or path == directory or path.startswith(directory + "/")
 
 
 def roots_on(device: str, proc: Path = PROC) -> list[MountRoot]:
@@ -116,13 +149,15 @@ def namespaces(proc: Path = PROC) -> Iterator[Namespace]:
 def mounts_on(device: str, namespace: Namespace) -> Iterator[MountInfo]:
     """The mounts of one device; lines of others are not parsed, there may be thousands."""
     sign = f" {device} "
-    for line in namespace.lines:
-        if sign in line and (mount := parse(line)).device == device:
+    for mount in parsed(line for line in namespace.lines if sign in line):
+        if mount.device == device:
             yield mount
 
 
 def _lines(pid: int | str, proc: Path) -> list[str]:
-    return processes.text(pid, "mountinfo", proc).decode(errors="surrogateescape").splitlines()
+    # not splitlines(): names may hold what Python, but not the kernel, takes for the end of a line (\v, \f, U+2028)
+    text = processes.text(pid, "mountinfo", proc).decode(errors="surrogateescape")
+    return [line for line in text.split("\n") if line]
 
 
 def _unescaped(field: str) -> str:

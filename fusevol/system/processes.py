@@ -1,11 +1,18 @@
-"""Processes as /proc shows them. Every one may vanish between two looks; then it is simply not there."""
+"""Processes as /proc shows them. Every one may vanish between two looks; then it is simply not there.
+
+What we cannot see for want of our own means (EMFILE, ENOMEM) is another matter: that is raised.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 PROC = Path("/proc")
+
+# EINVAL: mountinfo of a process that is just ending (mounts_open_common, fs/proc_namespace.c).
+_NOT_THERE = frozenset({errno.ENOENT, errno.ESRCH, errno.EINVAL, errno.EACCES, errno.EPERM})
 
 
 def pids(proc: Path = PROC) -> list[int]:
@@ -22,17 +29,33 @@ def command(pid: int, proc: Path = PROC) -> str:
 
 
 def link(pid: int | str, name: str, proc: Path = PROC) -> str | None:
-    """The target of one of a process's links (`cwd`, `root`, `ns/mnt`), None where it is gone or may not be read."""
+    """The target of one of a process's links (`cwd`, `root`, `ns/mnt`), None where it is gone or may not be read, or
+    is longer than the kernel can tell: anybody can make such a path. Raises OSError where we lack the means to look.
+    """
     try:
         return os.readlink(f"{proc}/{pid}/{name}")
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in _NOT_THERE or error.errno == errno.ENAMETOOLONG:
+            return None
+        raise
 
 
 def text(pid: int | str, name: str, proc: Path = PROC) -> bytes:
-    """One of a process's files, b"" where it is gone or may not be read."""
+    """One of a process's files, b"" where it is gone or may not be read. Raises OSError where we lack the means."""
     try:
         with open(f"{proc}/{pid}/{name}", "rb", buffering=0) as file:
             return file.readall()
-    except OSError:
-        return b""
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return b""
+        raise
+
+
+def descriptors(pid: int, proc: Path = PROC) -> list[str]:
+    """The numbers of its open files, [] where it is gone or may not be read. Raises OSError where we lack the means."""
+    try:
+        return os.listdir(f"{proc}/{pid}/fd")
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return []
+        raise

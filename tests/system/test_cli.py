@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from fusevol.system.mounts import FSTYPE, find_mount
 from tests.support.instance import COMMAND, running
 
 pytestmark = pytest.mark.root
@@ -78,6 +79,23 @@ class TestMountpoint:
             said = refusal(mount(tmp_path / "other", "--manifests", manifests, "--runtime-dir", instance.runtime), 1)
             assert said == f"{instance.mountpoint} is already served by fusevol (keeper pid {instance.keeper_pid})"
             assert instance.status()["processes"]["server"]["restarts"] == 0
+
+    def test_with_something_mounted_on_it(self, tmp_path: Path, manifests: Path) -> None:
+        """An empty one is a directory like any other, and is there again afterwards."""
+        (tmp_path / "mnt").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path / "mnt"], check=True)
+        try:
+            with running(tmp_path, "--manifests", manifests, options=("--engine", "auto")) as instance:
+                instance.wait()
+                assert instance.status()["engine"] == "pyfuse3"
+                assert find_mount(instance.mountpoint).fstype == FSTYPE
+                instance.run("unmount")
+                assert find_mount(instance.mountpoint).fstype == "tmpfs"
+            (tmp_path / "mnt/precious").touch()
+            said = refusal(mount(tmp_path, "--manifests", manifests), 1)
+            assert said == f"{tmp_path / 'mnt'} is not empty: a mount would hide what is in it"
+        finally:
+            subprocess.run(["umount", tmp_path / "mnt"], check=True)
 
     @pytest.mark.parametrize("option", ["--state-dir", "--runtime-dir", "--manifests"])
     def test_above_what_it_needs_itself(self, tmp_path: Path, manifests: Path, option: str) -> None:

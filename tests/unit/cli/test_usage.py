@@ -80,7 +80,10 @@ SOURCES = "exactly one of --manifests, --kubeconfig and --in-cluster"
         (["mount", "/mnt", "--in-cluster", "--log-format", "xml"], "'xml'"),
         (["mount", "/mnt", "--nonsense"], "No such option"),
         (["status", "/mnt", "-o", "yaml"], "'yaml'"),
-        (["wait", "/mnt", "--timeout", "-1"], "--timeout"),
+        *(
+            (["wait", "/mnt", "--timeout", bad], "--timeout")
+            for bad in ("-1", "nan", "inf", "-inf", "1e300", "86400.1")
+        ),
         (["wait", "/mnt", "--timeout", "soon"], "'--timeout'"),
     ],
 )
@@ -144,6 +147,37 @@ def test_an_interrupted_wait_ends_without_a_word(tmp_path: Path) -> None:
             process.wait(10)
     assert process.communicate(timeout=10) == (b"", b"")
     assert process.returncode == 130
+
+
+def test_the_user_is_told_his_own_number_of_seconds(tmp_path: Path) -> None:
+    """Not what was left of it, nor what the agent is granted beyond it."""
+    instance = Instance(tmp_path, tmp_path)
+    instance.directory.mkdir()
+    with listen(instance.agent_socket):  # and nobody answers
+        result = fusevol("wait", tmp_path, "--timeout", "0.25", "--runtime-dir", tmp_path)
+    assert result.returncode == 1
+    assert one_line(result) == f"fusevol: {tmp_path}: no answer within 0.25 s"
+
+
+@pytest.mark.parametrize("what", ["mount point", "state directory", "runtime directory"])
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path, what: str) -> None:
+    names = {name: tmp_path / name for name in ("mount point", "state directory", "runtime directory")}
+    names[what] = tmp_path / os.fsdecode(b"caf\xe9")
+    for path in (tmp_path / "manifests", *names.values()):
+        path.mkdir()
+    result = fusevol(
+        "mount",
+        names["mount point"],
+        "--manifests",
+        tmp_path / "manifests",
+        "--state-dir",
+        names["state directory"],
+        "--runtime-dir",
+        names["runtime directory"],
+    )
+    assert result.returncode == 2
+    assert one_line(result) == f"fusevol: the {what} '{tmp_path}/caf\\udce9' has a name that is not UTF-8"
+    assert list(names["state directory"].iterdir()) == []
 
 
 def test_output_that_nobody_reads_is_no_traceback() -> None:

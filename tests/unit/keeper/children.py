@@ -32,7 +32,7 @@ def main(behaviour: str, argument: str, config: dict[str, object]) -> None:
         case "agent":
             agent(config)
         case "stubborn":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, lambda *_: open(argument, "w").close())
             agent(config)
         case "silent":
             time.sleep(60)

@@ -9,8 +9,9 @@ import pytest
 from fusevol.keeper.backoff import Backoff
 from fusevol.keeper.child import how_it_ended
 from fusevol.keeper.config import Config
-from fusevol.keeper.log import Log, timestamp
+from fusevol.keeper.log import Log
 from fusevol.keeper.status import assemble
+from fusevol.system.timestamps import timestamp
 
 
 def test_quick_deaths_wait_longer_each_time() -> None:

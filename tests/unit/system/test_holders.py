@@ -93,9 +93,55 @@ class TestCopies:
         proc.add(200, elsewhere, namespace=2, command="other")
         assert found(proc) == [(200, "other", "/all")]
 
-    def test_a_bind_of_the_parent_directory_shows_the_same_place(self, proc: FakeProc) -> None:
+    def test_a_bind_of_the_parent_directory_shows_the_same_place(self, tmp_path: Path) -> None:
+        proc = FakeProc(tmp_path)
         deep = "40 20 0:50 / /srv/vol/mnt rw shared:9 - fuse.fusevol fusevol rw"
         bound = ["70 1 0:30 / / rw - overlay o rw", "72 70 254:0 /srv/vol /vol rw master:1 - ext4 /dev/vda rw"]
-        proc.add(101, [ROOT, deep], namespace=3)
+        proc.add(100, [ROOT, deep])
         proc.add(200, [*bound, "71 72 0:50 / /vol/mnt rw - fuse.fusevol f rw"], namespace=2)
-        assert (200, "sleep", "/vol/mnt") not in holders(parse(deep), (), proc.root)
+        assert holders(parse(deep), (), proc.root) == []
+
+
+class TestTakenFromItsPlace:
+    """By `umount -l`, or moved: whoever stands on it stays there, and would get ENOTCONN."""
+
+    def test_mounts_elsewhere_even_where_copies_would_be(self, tmp_path: Path) -> None:
+        proc = FakeProc(tmp_path)
+        proc.add(100, [ROOT])
+        left = ["70 1 254:0 / / rw master:1 - ext4 /dev/vda rw", "71 70 0:50 / /mnt rw - fuse.fusevol f rw"]
+        proc.add(200, left, namespace=2, command="slave")
+        proc.add(
+            300, ["50 1 0:30 / / rw - overlay o rw", "60 50 0:50 /pods/u/v /data ro - fuse.fusevol f rw"], namespace=3
+        )
+        assert found(proc) == [(200, "slave", "/mnt"), (300, "sleep", "/data")]
+
+    def test_open_files_are_found_by_the_id_it_had(self, tmp_path: Path) -> None:
+        proc = FakeProc(tmp_path)
+        proc.add(100, [ROOT], files=[("/etc/passwd", 20)])
+        proc.add(101, [ROOT], command="tail", files=[("/pods/u/f", 40)])
+        assert found(proc) == [(101, "tail", "/pods/u/f")]
+
+    def test_an_id_that_another_mount_has_got_since_tells_nothing(self, tmp_path: Path) -> None:
+        proc = FakeProc(tmp_path)
+        other = ["40 20 0:77 / /other rw - tmpfs tmpfs rw", "41 40 0:78 / /other/in rw - tmpfs tmpfs rw"]
+        proc.add(100, [ROOT, *other], files=[("/other/f", 40)])
+        proc.add(101, [ROOT, *other], files=[("/other/f", 40)])
+        assert found(proc) == []
+
+    def test_moved(self, tmp_path: Path) -> None:
+        proc = FakeProc(tmp_path)
+        proc.add(100, [ROOT, "40 20 0:50 / /moved rw - fuse.fusevol fusevol rw"])
+        assert found(proc) == [(0, "mount", "/moved")]
+
+
+def test_a_mount_over_it_stands_on_it(tmp_path: Path) -> None:
+    proc = FakeProc(tmp_path)
+    proc.add(100, [ROOT, MAIN, "41 40 0:77 / /mnt rw - tmpfs tmpfs rw"])
+    assert found(proc) == [(0, "mount", "/mnt")]
+
+
+def test_names_with_line_separators_of_other_worlds(tmp_path: Path) -> None:
+    proc = FakeProc(tmp_path)
+    proc.add(100, [ROOT, MAIN, "41 20 0:77 / /a\u2028b\x0bc rw - tmpfs tmpfs rw"])
+    proc.add(101, [ROOT, MAIN], command="mapper", maps="7f00-7f01 r--p 00000000 00:32 77    /mnt/a\rb\n")
+    assert found(proc) == [(101, "mapper", "/mnt/a\rb")]

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fusevol.system.mounts import MountInfo, find_mount, parse, roots_on
+import pytest
+
+from fusevol.system.mounts import MountInfo, find_mount, mounts_at, parse, roots_on
 from tests.unit.system.fake_proc import MAIN, ROOT, FakeProc
 
 
@@ -69,3 +71,67 @@ def test_a_chrooted_process_does_not_hide_what_others_of_its_namespace_see(tmp_p
     proc.add(100, [], root="/var/empty")
     proc.add(101, [ROOT, MAIN])
     assert roots_on("0:50", tmp_path) == [(101, "/", "/mnt")]
+
+
+@pytest.mark.parametrize("separator", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\r"])
+def test_only_the_kernels_newline_ends_a_line(tmp_path: Path, separator: str) -> None:
+    name = f"/srv/a{separator}b"
+    proc = FakeProc(tmp_path)
+    proc.add(100, [ROOT, f"41 20 0:51 / {name} rw - tmpfs tmpfs rw", MAIN])
+    found = find_mount(Path(name), tmp_path)
+    assert found is not None
+    assert found.device == "0:51"
+    assert roots_on("0:51", tmp_path) == [(100, "/", name)]
+    assert roots_on("0:50", tmp_path) == [(100, "/", "/mnt")]
+
+
+def test_bytes_that_are_no_utf_8_come_back_as_they_are(tmp_path: Path) -> None:
+    proc = FakeProc(tmp_path)
+    proc.add(100, [ROOT])
+    with (tmp_path / "100/mountinfo").open("ab") as file:
+        file.write(b"41 20 0:51 / /mnt/\xff\x85 rw - tmpfs tmpfs rw\n")
+    assert [mount.device for mount in mounts_at(Path("/mnt/\udcff\udc85"), tmp_path)] == ["0:51"]
+
+
+@pytest.mark.parametrize(
+    "line", ["nonsense 0:50 with blanks", "x 20 0:50 / /mnt rw - tmpfs tmpfs rw", "1 2 0:50 / /x - "]
+)
+def test_a_line_that_is_none_hides_no_other(tmp_path: Path, line: str) -> None:
+    FakeProc(tmp_path).add(100, [line, ROOT, MAIN])
+    found = find_mount(Path("/mnt"), tmp_path)
+    assert found is not None
+    assert found.device == "0:50"
+    assert roots_on("0:50", tmp_path) == [(100, "/", "/mnt")]
+
+
+class TestHidden:
+    """A mount over ours, or over a directory above it: a look-up of our mount point does not end on ours any more."""
+
+    DEEP = "40 20 0:50 / /srv/mnt rw - fuse.fusevol fusevol rw"
+
+    def at(self, tmp_path: Path, *mounts: str) -> tuple[str | None, list[str]]:
+        FakeProc(tmp_path).add(100, mounts)
+        found = find_mount(Path("/srv/mnt"), tmp_path)
+        return (found and found.device), [mount.device for mount in mounts_at(Path("/srv/mnt"), tmp_path)]
+
+    def test_over_it(self, tmp_path: Path) -> None:
+        over = "41 40 0:60 / /srv/mnt rw - tmpfs tmpfs rw"
+        assert self.at(tmp_path, ROOT, self.DEEP, over) == ("0:60", ["0:50", "0:60"])
+
+    def test_over_a_directory_above(self, tmp_path: Path) -> None:
+        over = "41 20 0:60 / /srv rw - tmpfs tmpfs rw"
+        assert self.at(tmp_path, ROOT, self.DEEP, over) == (None, ["0:50"])
+
+    def test_another_at_the_same_path_on_what_hides_it(self, tmp_path: Path) -> None:
+        over = ["41 20 0:60 / /srv rw - tmpfs tmpfs rw", "42 41 0:61 / /srv/mnt rw - tmpfs tmpfs rw"]
+        assert self.at(tmp_path, ROOT, self.DEEP, *over) == ("0:61", ["0:50", "0:61"])
+
+    def test_not_by_what_stands_beside_or_was_there_before(self, tmp_path: Path) -> None:
+        rootfs = "1 1 0:2 / / rw - rootfs rootfs rw"
+        before = "30 20 0:70 / /srv rw - ext4 /dev/vdb rw"
+        ours = "40 30 0:50 / /srv/mnt rw - fuse.fusevol fusevol rw"
+        beside = ["41 30 0:60 / /srv/mnt2 rw - tmpfs tmpfs rw", "42 40 0:61 / /srv/mnt/in rw - tmpfs tmpfs rw"]
+        assert self.at(tmp_path, rootfs, ROOT, before, ours, *beside) == ("0:50", ["0:50"])
+
+    def test_in_a_root_directory_that_is_no_mount(self, tmp_path: Path) -> None:
+        assert self.at(tmp_path, self.DEEP) == ("0:50", ["0:50"])
