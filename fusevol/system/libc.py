@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -25,3 +26,24 @@ def checked(function: Callable[..., int], *arguments: object, path: object = Non
         number = ctypes.get_errno()
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number), path)
+
+
+MS_NOSUID = 2
+MS_NODEV = 4
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+_mount = libc.mount
+_mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
+_umount2 = libc.umount2
+_umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+
+
+def mount(source: str, target: Path, fstype: str, flags: int, data: str) -> None:
+    """mount(2). Raises OSError."""
+    checked(_mount, source.encode(), os.fsencode(target), fstype.encode(), flags, data.encode(), path=str(target))
+
+
+def umount2(target: Path, flags: int) -> None:
+    """umount2(2), never following a link. Raises OSError."""
+    checked(_umount2, os.fsencode(target), flags | UMOUNT_NOFOLLOW, path=str(target))

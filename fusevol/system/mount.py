@@ -6,7 +6,6 @@ whoever would answer has not started yet. Standard library only: the keeper impo
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusevol.model.errors import FusevolError, UserError
-from fusevol.system.libc import checked, libc
+from fusevol.system.libc import MNT_DETACH, MS_NODEV, MS_NOSUID, mount, umount2
 from fusevol.system.mounts import FSTYPE
 
 DEVICE = Path("/dev/fuse")
@@ -25,16 +24,6 @@ SOURCE = "fusevol"
 
 _FUSERMOUNT_TIMEOUT = 10.0
 """Seconds."""
-
-_MS_NOSUID = 2
-_MS_NODEV = 4
-_MNT_DETACH = 2
-_UMOUNT_NOFOLLOW = 8
-
-_mount = libc.mount
-_mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
-_umount2 = libc.umount2
-_umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 
 
 class MountBusy(FusevolError):
@@ -83,15 +72,7 @@ def _mount_directly(mountpoint: Path, options: Sequence[str]) -> int:
     # rootmode: the root is a directory before the server has said so
     data = ",".join([f"fd={fd}", "rootmode=40000", "user_id=0", "group_id=0", *options])
     try:
-        checked(
-            _mount,
-            SOURCE.encode(),
-            os.fsencode(mountpoint),
-            FSTYPE.encode(),
-            _MS_NOSUID | _MS_NODEV,
-            data.encode(),
-            path=str(mountpoint),
-        )
+        mount(SOURCE, mountpoint, FSTYPE, MS_NOSUID | MS_NODEV, data)
     except OSError as error:
         os.close(fd)
         refused = error.errno in (errno.EPERM, errno.EACCES)
@@ -136,7 +117,7 @@ def unmount(mountpoint: Path, detach: bool) -> None:
             raise MountBusy(str(mountpoint)) if busy else UserError(f"cannot unmount {mountpoint}: {complaint}", 1)
         return
     try:
-        checked(_umount2, os.fsencode(mountpoint), _UMOUNT_NOFOLLOW | (_MNT_DETACH if detach else 0))
+        umount2(mountpoint, MNT_DETACH if detach else 0)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise MountBusy(str(mountpoint)) from None

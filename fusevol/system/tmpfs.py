@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 from pathlib import Path
 
-from fusevol.system.libc import checked, libc
+from fusevol.system.libc import MNT_DETACH, MS_NODEV, MS_NOSUID, mount, umount2
 from fusevol.system.mounts import find_mount
-
-_MS_NOSUID = 2
-_MS_NODEV = 4
-_MNT_DETACH = 2
-_UMOUNT_NOFOLLOW = 8
-
-_mount = libc.mount
-_mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
-_umount2 = libc.umount2
-_umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
 
 
 def mount_tmpfs(path: Path, size: int | None) -> None:
@@ -34,16 +22,15 @@ def mount_tmpfs(path: Path, size: int | None) -> None:
 
 
 def _mount_with(path: Path, *options: str) -> None:
-    data = ",".join(filter(None, options)).encode()
-    checked(_mount, b"tmpfs", os.fsencode(path), b"tmpfs", _MS_NOSUID | _MS_NODEV, data, path=str(path))
+    mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, ",".join(filter(None, options)))
 
 
 def is_tmpfs(path: Path) -> bool:
     """Whether a tmpfs is mounted at this very path."""
-    mount = find_mount(path)
-    return mount is not None and mount.fstype == "tmpfs"
+    found = find_mount(path)
+    return found is not None and found.fstype == "tmpfs"
 
 
 def detach_tmpfs(path: Path) -> None:
     """Unmounts it; its contents go with the last descriptor that somebody has in it. Raises OSError."""
-    checked(_umount2, os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW, path=str(path))
+    umount2(path, MNT_DETACH)
