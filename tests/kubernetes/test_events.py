@@ -109,8 +109,8 @@ def test_what_repeats_is_counted_and_what_comes_late_is_mounted_at_once(tenant: 
     assert not pod.path("v").parent.exists()
     tenant.config_map("late", {"a": "1"})
     began = time.monotonic()
-    eventually(lambda: (pod.path("v") / "a").read_text() == "1", timeout=1, interval=0.002)
-    assert time.monotonic() - began < 1
+    eventually(lambda: (pod.path("v") / "a").read_text() == "1", timeout=10, interval=0.002)
+    assert time.monotonic() - began < 3, "only at the next attempt"
     tenant.instance.wait(pod.goal)
     status = pod.status("v")
     assert status is not None

@@ -235,9 +235,8 @@ def test_the_servers_death_is_an_error_at_once_and_everything_comes_back(pod: Po
         first = eventually(lambda: errno_of_read(opened))
         assert first in (errno.ENOTCONN, errno.ECONNABORTED)  # the latter: the request was under way
         assert errno_of_read(opened) == errno.ENOTCONN
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10, "a hang"
     eventually(lambda: is_whole(pod))
-    assert time.monotonic() - began < 10
     instance.wait()
     assert is_whole(pod)
     status = instance.status()

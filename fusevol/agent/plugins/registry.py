@@ -55,13 +55,6 @@ class Registry:
             raise VolumeError(f"multiple volume plugins matched: {','.join(plugin.name for plugin in matched)}")
         return matched[0]
 
-    def find_by_name(self, name: str) -> Plugin:
-        """Raises VolumeError if there is none of that name."""
-        try:
-            return self._plugins[name]
-        except KeyError:
-            raise VolumeError(f"no volume plugin matched name: {name}") from None
-
 
 def default_registry() -> Registry:
     """The plugins that fusevol serves, in kubelet's order of probing (cmd/kubelet/app/plugins.go)."""

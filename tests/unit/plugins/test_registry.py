@@ -84,10 +84,3 @@ def test_a_volume_of_two_plugins() -> None:
     message = r"^multiple volume plugins matched: kubernetes.io/secret,kubernetes.io/configmap$"
     with pytest.raises(VolumeError, match=message):
         default_registry().find_by_spec(both)
-
-
-def test_by_name() -> None:
-    registry = default_registry()
-    assert registry.find_by_name("kubernetes.io/configmap").name == "kubernetes.io/configmap"
-    with pytest.raises(VolumeError, match=r"^no volume plugin matched name: kubernetes.io/nfs$"):
-        registry.find_by_name("kubernetes.io/nfs")
