@@ -6,6 +6,7 @@ import random
 from contextlib import asynccontextmanager
 
 import msgspec
+import pytest
 import trio
 import trio.testing
 
@@ -14,6 +15,7 @@ from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected
 from fusevol.agent.sources.kubernetes.pods import PodReflector
 from fusevol.agent.sources.kubernetes.source import KubernetesSource
 from fusevol.agent.sources.kubernetes.timing import Timing
+from fusevol.agent.sources.source import SourceUnavailable
 from tests.kubernetes.recording import RecordingSink
 from tests.unit.kubernetes.scripted import ScriptedClient, expired, pod
 from tests.unit.kubernetes.test_client import Identity, Network
@@ -203,3 +205,9 @@ async def test_the_source_tells_of_a_pod_that_is_not_understood(autojump_clock):
         assert sink.told == ()
         assert set(sink.pod_changes) == {"a", "strange"}
         nursery.cancel_scope.cancel()
+
+
+async def test_a_barrier_that_is_asked_too_early_may_be_asked_again():
+    source = KubernetesSource(RecordingSink(), "n", InCluster())
+    with pytest.raises(SourceUnavailable, match="only starting"):
+        await source.refresh()

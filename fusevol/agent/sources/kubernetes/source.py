@@ -85,6 +85,8 @@ class KubernetesSource:
             reflector.redeliver()
 
     async def refresh(self) -> None:
+        if self._nursery is None:
+            raise SourceUnavailable("the source is only starting")
         failures: list[KubernetesError] = []
 
         async def attempt(refresh: Callable[[], Awaitable[None]]) -> None:
