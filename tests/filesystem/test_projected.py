@@ -63,8 +63,8 @@ def test_a_published_volume_looks_as_kubelet_makes_it(server: ServerUnderTest) -
         "..data": f"lrwxrwxrwx 0:55 -> {FIRST}",
         "a": "lrwxrwxrwx 7:55 -> ..data/a",
         "dir": "lrwxrwxrwx 0:55 -> ..data/dir",
-        "m": "drwxr-xr-x 0:55",
-        "m/n": "drwxr-xr-x 0:55",
+        "m": "drwxr-sr-x 0:55",
+        "m/n": "drwxr-sr-x 0:55",
     }
     assert stat.filemode(root.stat().st_mode) == "drwxrwsrwt"
     assert root.stat().st_nlink == 4
