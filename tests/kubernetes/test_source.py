@@ -256,14 +256,6 @@ async def test_redelivery(source, sink, api):
         assert all(first.version == second.version for first, second in sink.delivered.values())
 
 
-async def test_a_kind_that_is_not_supported_says_so(source, sink):
-    ref = ObjectRef("Gizmo", "ns", "g")
-    source.reference(ref)
-    async with running(source):
-        await until(lambda: sink.failed)
-    assert sink.failed == [(ref, "objects of the kind Gizmo are not supported")]
-
-
 # -- the barrier ----------------------------------------------------------------------------------------------------
 
 

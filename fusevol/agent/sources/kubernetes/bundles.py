@@ -15,8 +15,8 @@ import trio
 from fusevol.agent.sources.kubernetes import schema
 from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected, KubernetesError, Undecodable
-from fusevol.agent.sources.kubernetes.reflector import Interruption, Teller
-from fusevol.agent.sources.kubernetes.timing import Backoff, Timing
+from fusevol.agent.sources.kubernetes.reflector import Reflector
+from fusevol.agent.sources.kubernetes.timing import Timing
 from fusevol.agent.sources.source import Sink
 from fusevol.model.errors import FusevolError
 from fusevol.model.objects import TRUST_BUNDLE_KEY, DeliveredObject, TrustBundleSpec
@@ -48,28 +48,14 @@ def _term(requirement: LabelSelectorRequirement) -> str:
     raise ValueError(f"{requirement.operator!r} is not a valid label selector operator")
 
 
-class BundleReflector:
+class BundleReflector(Reflector):
     """A Reflector of `spec`, which `ref` stands for. No selector at all matches nothing."""
 
     def __init__(
         self, client: Client, sink: Sink, ref: ObjectRef, spec: TrustBundleSpec, timing: Timing, rng: random.Random
     ) -> None:
-        self._client = client
-        self._teller = Teller(sink, ref)
-        self._ref = ref
+        super().__init__(client, sink, ref, timing, rng)
         self._spec = spec
-        self._backoff = Backoff(timing, rng)
-        self._interruption = Interruption()
-        self._lock = trio.Lock()  # held from a list to its delivery
-        self._stopped = False
-
-    async def run(self) -> None:
-        while not self._stopped:
-            await self._interruption.run(self._attempt)
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._interruption.interrupt()
 
     def redeliver(self) -> None:
         self._teller.forget()

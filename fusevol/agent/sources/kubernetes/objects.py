@@ -20,8 +20,8 @@ import trio
 from fusevol.agent.sources.kubernetes import schema
 from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.errors import ApiError, Disconnected, KubernetesError, Undecodable
-from fusevol.agent.sources.kubernetes.reflector import Interruption, Teller
-from fusevol.agent.sources.kubernetes.timing import Backoff, Timing, quick_retries
+from fusevol.agent.sources.kubernetes.reflector import Reflector
+from fusevol.agent.sources.kubernetes.timing import Timing, quick_retries
 from fusevol.agent.sources.source import Sink
 from fusevol.model.errors import FusevolError
 from fusevol.model.refs import ObjectRef
@@ -32,32 +32,17 @@ FROM_NOTHING = "0"
 """Any state: the watch begins with an ADDED for what exists."""
 
 
-class ObjectReflector:
+class ObjectReflector(Reflector):
     """A Reflector of one object of `schema.RESOURCES`."""
 
     def __init__(self, client: Client, sink: Sink, ref: ObjectRef, timing: Timing, rng: random.Random) -> None:
-        self._client = client
-        self._teller = Teller(sink, ref)
-        self._ref = ref
+        super().__init__(client, sink, ref, timing, rng)
         self._resource: schema.Resource[Any] = schema.RESOURCES[ref.kind]
-        self._timing = timing
-        self._backoff = Backoff(timing, rng)
-        self._interruption = Interruption()
-        self._lock = trio.Lock()  # held from the asking (GET) or taking (event) of a state to its delivery
-        self._stopped = False
         self._redeliver = False
         self._version: str | None = None  # where a watch goes on; None: with a GET. Of run()'s task
         self._seen = ""  # the version of the last GET: what a watch says up to it is old. Under _lock
         self._failing_since: float | None = None  # trio's clock: the first of the GETs that failed in a row
         self._fruitful = False  # the current watch has brought something
-
-    async def run(self) -> None:
-        while not self._stopped:
-            await self._interruption.run(self._attempt)
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._interruption.interrupt()
 
     def redeliver(self) -> None:
         self._redeliver = True

@@ -6,36 +6,22 @@ the reflector's lock, in the order in which it learned it: a newer version is ne
 
 from __future__ import annotations
 
+import random
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 import trio
 
+from fusevol.agent.sources.kubernetes.client import Client
+from fusevol.agent.sources.kubernetes.timing import Backoff, Timing
 from fusevol.agent.sources.source import Sink
 from fusevol.model.objects import DeliveredObject
 from fusevol.model.refs import ObjectRef
 
 log = structlog.get_logger(__name__)
-
-
-class Reflector(Protocol):
-    """Of one referenced object."""
-
-    async def run(self) -> None:
-        """Keeps the object delivered until `stop`."""
-
-    def stop(self) -> None:
-        """The end of `run`, soon: a delivery under way is finished."""
-
-    def redeliver(self) -> None:
-        """The object is to be delivered again, even if unchanged, as soon as it can be had."""
-
-    async def refresh(self) -> None:
-        """Returns when the newest state is delivered. Raises Disconnected where it cannot be had for now; what the API
-        server refuses is told to the sink."""
 
 
 class Interruption:
@@ -123,3 +109,41 @@ class Teller:
             self.told = Failed(message)
             log.warning("object_failed", object=str(self.ref), error=message)
             self._sink.object_failed(self.ref, message)
+
+
+class Reflector(ABC):
+    """One task that keeps one referenced object delivered: `run`, again and again `_attempt`, until `stop`."""
+
+    def __init__(self, client: Client, sink: Sink, ref: ObjectRef, timing: Timing, rng: random.Random) -> None:
+        self._client = client
+        self._teller = Teller(sink, ref)
+        self._ref = ref
+        self._timing = timing
+        self._rng = rng
+        self._backoff = Backoff(timing, rng)
+        self._interruption = Interruption()
+        self._lock = trio.Lock()  # held from the asking for a state, or the taking of an event, to its delivery
+        self._stopped = False
+
+    async def run(self) -> None:
+        """Keeps the object delivered until `stop`."""
+        while not self._stopped:
+            await self._interruption.run(self._attempt)
+
+    def stop(self) -> None:
+        """The end of `run`, soon: a delivery under way is finished."""
+        self._stopped = True
+        self._interruption.interrupt()
+
+    @abstractmethod
+    def redeliver(self) -> None:
+        """The object is to be delivered again, even if unchanged, as soon as it can be had."""
+
+    @abstractmethod
+    async def refresh(self) -> None:
+        """Returns when the newest state is delivered. Raises Disconnected where it cannot be had for now; what the API
+        server refuses is told to the sink."""
+
+    @abstractmethod
+    async def _attempt(self) -> None:
+        """One cycle, and the pause behind it where it failed. Cancelled by `stop` and `redeliver`."""

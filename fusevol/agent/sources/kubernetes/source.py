@@ -10,7 +10,6 @@ from functools import partial
 import structlog
 import trio
 
-from fusevol.agent.sources.kubernetes import schema
 from fusevol.agent.sources.kubernetes.bundles import BundleReflector
 from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.credentials import Credentials, InCluster, Kubeconfig, load
@@ -18,7 +17,7 @@ from fusevol.agent.sources.kubernetes.errors import KubernetesError
 from fusevol.agent.sources.kubernetes.events import EventRecorder
 from fusevol.agent.sources.kubernetes.objects import ObjectReflector
 from fusevol.agent.sources.kubernetes.pods import PodReflector
-from fusevol.agent.sources.kubernetes.reflector import Reflector, Teller
+from fusevol.agent.sources.kubernetes.reflector import Reflector
 from fusevol.agent.sources.kubernetes.timing import Timing
 from fusevol.agent.sources.kubernetes.tokens import TokenReflector
 from fusevol.agent.sources.source import Sink, SourceProblem, SourceUnavailable
@@ -110,11 +109,9 @@ class KubernetesSource:
     def _reflector(self, ref: ObjectRef) -> Reflector:
         if ref.kind == CLUSTER_TRUST_BUNDLE and (spec := signer_bundles_spec(ref)):
             return BundleReflector(self._client, self._sink, ref, spec, self._timing, self._rng)
-        if ref.kind in schema.RESOURCES:
-            return ObjectReflector(self._client, self._sink, ref, self._timing, self._rng)
         if ref.kind == SERVICE_ACCOUNT_TOKEN:
             return TokenReflector(self._client, self._sink, ref, self._timing, self._rng, self._now)
-        return UnsupportedReflector(self._sink, ref)
+        return ObjectReflector(self._client, self._sink, ref, self._timing, self._rng)
 
     def _report(self, topic: str, why: str | None) -> None:
         """Tells a problem once, in the log and to the sink, and once that it is over."""
@@ -136,23 +133,3 @@ TOPICS = {
     "pods": "the Pods cannot be read",
 }
 """What a SourceProblem begins with, where its topic is not that itself."""
-
-
-class UnsupportedReflector:
-    """A Reflector of a kind that this source does not know: it says so."""
-
-    def __init__(self, sink: Sink, ref: ObjectRef) -> None:
-        self._teller = Teller(sink, ref)
-
-    async def run(self) -> None:
-        await self.refresh()
-
-    def stop(self) -> None:
-        """It has stopped."""
-
-    def redeliver(self) -> None:
-        """There is nothing to deliver."""
-
-    async def refresh(self) -> None:
-        await trio.lowlevel.checkpoint()
-        self._teller.failed(f"objects of the kind {self._teller.ref.kind} are not supported")

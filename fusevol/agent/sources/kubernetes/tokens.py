@@ -17,8 +17,8 @@ import trio
 from fusevol.agent.sources.kubernetes import schema
 from fusevol.agent.sources.kubernetes.client import Client
 from fusevol.agent.sources.kubernetes.errors import ApiError, KubernetesError, Undecodable
-from fusevol.agent.sources.kubernetes.reflector import Interruption, Teller
-from fusevol.agent.sources.kubernetes.timing import Backoff, Timing, quick_retries
+from fusevol.agent.sources.kubernetes.reflector import Reflector
+from fusevol.agent.sources.kubernetes.timing import Timing, quick_retries
 from fusevol.agent.sources.source import Sink
 from fusevol.model.errors import FusevolError
 from fusevol.model.objects import TOKEN_KEY, DeliveredObject, SecretBytes, TokenSpec, token_spec
@@ -58,7 +58,7 @@ def token_request(spec: TokenSpec) -> dict[str, object]:
     }
 
 
-class TokenReflector:
+class TokenReflector(Reflector):
     """A Reflector of one ServiceAccountToken. Its version is when it expires, and a count to tell two tokens apart."""
 
     def __init__(
@@ -70,33 +70,17 @@ class TokenReflector:
         rng: random.Random,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._client = client
-        self._teller = Teller(sink, ref)
-        self._ref = ref
+        super().__init__(client, sink, ref, timing, rng)
         self._spec = token_spec(ref)
         self._path = (
             f"/api/v1/namespaces/{urllib.parse.quote(ref.namespace, safe='')}/serviceaccounts/"
             f"{urllib.parse.quote(self._spec.service_account, safe='')}/token"
         )
-        self._timing = timing
-        self._rng = rng
         self._now = now
-        self._backoff = Backoff(timing, rng)
-        self._interruption = Interruption()
-        self._lock = trio.Lock()  # held from a request to its delivery
-        self._stopped = False
         self._issued = 0
         self._wanted = True  # now, whatever _renew_at says
         self._renew_at = 0.0  # seconds since the epoch. Under _lock
         self._expires: float | None = None  # of the token that was delivered last. Under _lock
-
-    async def run(self) -> None:
-        while not self._stopped:
-            await self._interruption.run(self._attempt)
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._interruption.interrupt()
 
     def redeliver(self) -> None:
         self._wanted = True
