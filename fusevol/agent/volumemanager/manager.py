@@ -61,7 +61,7 @@ class VolumeManager:
         self._inventory = Inventory()
         self._inventory_wake = trio.Event()
         self._putting_right = False  # a request of the inventory is under way
-        self._referenced: set[ObjectRef] = set()  # what the source was asked for
+        self._referenced: dict[ObjectRef, object] = {}  # what the source was asked for; each asking has its own value
         self._incarnation = ""
         self._connected = trio.Event()
         self._news = trio.Event()
@@ -143,12 +143,13 @@ class VolumeManager:
     def _reference(self) -> None:
         assert self.source is not None
         wanted = self.desired.objects
-        for ref in wanted - self._referenced:
+        for ref in wanted - self._referenced.keys():
+            self._referenced[ref] = object()
             self.source.reference(ref)
-        for ref in self._referenced - wanted:
+        for ref in self._referenced.keys() - wanted:
+            del self._referenced[ref]
             self.source.dereference(ref)
             self.objects.forget(ref)
-        self._referenced = wanted
 
     def pods_synced(self) -> None:
         """From here on what no Pod wants may go."""
@@ -163,7 +164,7 @@ class VolumeManager:
         ref = delivered.ref
         while ref in self._referenced:
             await self._connected.wait()
-            key = self.objects.key
+            key, reference = self.objects.key, self._referenced.get(ref)
             info = self.objects.describe(delivered)
             known = self.objects.get(ref)
             try:
@@ -176,8 +177,9 @@ class VolumeManager:
             except RequestFailed as error:
                 self.object_failed(ref, str(error))
                 return
-            # checkpoint: the server may have been replaced (other key) or the reference dropped meanwhile
-            if self.objects.key == key and ref in self._referenced:
+            # checkpoint: the server may have been replaced (other key), the reference dropped, or dropped and made
+            # anew: then the server was told to forget what it has just got
+            if self.objects.key == key and self._referenced.get(ref) is reference:
                 self._learn(ref, info)
                 return
 

@@ -412,3 +412,29 @@ async def test_a_barrier_returns_when_directories_and_links_are_right(tmp_path: 
         b.manager.pod_gone("u1")
         assert await Barrier(b.manager, lambda: True).wait(parse_goal("synced"), 30) == []
         assert trio.current_time() - start < 1
+
+
+async def test_what_the_server_was_told_to_forget_meanwhile_is_delivered_again(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    """The last Pod goes and another comes while the contents are on their way."""
+
+    class Slow(NotedPublisher):
+        async def put_object(self, ref: ObjectRef, version: str, data: Mapping[str, SecretBytes]) -> None:
+            await super().put_object(ref, version, data)
+            await trio.sleep(1)
+
+    async with bench(tmp_path) as b, trio.open_nursery() as nursery:
+        slow = Slow()
+        b.manager._publisher = b.manager.reconciler._operations._publisher = slow  # type: ignore[assignment]
+        await b.connect()
+        b.manager.pods_synced()
+        b.manager.pod_changed(pod())
+        nursery.start_soon(lambda: b.deliver(a="1"))
+        await trio.sleep(0.5)
+        b.manager.pod_gone("u1")
+        await trio.sleep(0.1)
+        b.manager.pod_changed(pod())
+        await trio.sleep(5)
+        about = [what for what, detail in slow.done if what in ("put", "DropObject", "publish")]
+        assert about == ["put", "DropObject", "put", "publish"]
