@@ -162,9 +162,11 @@ class VolumeManager:
     async def deliver_object(self, delivered: DeliveredObject) -> None:
         """The server has the contents when this returns; here stays what they are called and their digests."""
         ref = delivered.ref
-        while ref in self._referenced:
+        while True:
             await self._connected.wait()
             key, reference = self.objects.key, self._referenced.get(ref)
+            if reference is None:
+                return  # nobody wants it any more
             info = self.objects.describe(delivered)
             known = self.objects.get(ref)
             try:
