@@ -97,7 +97,7 @@ def children() -> dict[int, str]:
 def fuse_mounts() -> set[str]:
     """Mount points of FUSE file systems in this mount namespace (not of /sys/fs/fuse/connections, which is fusectl)."""
     mounts = set()
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n")[:-1]:
         fields, _, rest = line.partition(" - ")
         kind = rest.split()[0]
         if kind in ("fuse", "fuseblk") or kind.startswith("fuse."):
