@@ -5,6 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 
+def rfc3339(moment: datetime) -> str:
+    """A moment in UTC, to the millisecond: `2026-11-22T19:35:35.420Z`."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def timestamp(seconds: float) -> str:
-    """RFC 3339 in UTC with milliseconds, from seconds since the epoch."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """The same from seconds since the epoch."""
+    return rfc3339(datetime.fromtimestamp(seconds, UTC))

@@ -26,17 +26,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerUnderTest]:
-    with ServerUnderTest(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-def volume(server: ServerUnderTest, tmp_path: Path) -> Volume:
-    return Volume(server, "scratch", tmp_path / "backing")
-
-
 @pytest.fixture(autouse=True)
 def umask() -> Iterator[None]:
     before = os.umask(0o022)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,17 +19,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts, and acts as other users"),
 ]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerUnderTest]:
-    with ServerUnderTest(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-def volume(server: ServerUnderTest, tmp_path: Path) -> Volume:
-    return Volume(server, "scratch", tmp_path / "backing")
 
 
 # ------------------------------------------------------------------------------------------------ trees

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,17 +23,6 @@ pytestmark = [
 ]
 
 JUDGE = Path(__file__).resolve().parents[3] / "shared/judges/load.py"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerUnderTest]:
-    with ServerUnderTest(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-def volume(server: ServerUnderTest, tmp_path: Path) -> Volume:
-    return Volume(server, "scratch", tmp_path / "backing")
 
 
 # ------------------------------------------------------------------------------------------------ links that lead out

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,12 +77,6 @@ for what, attempt in attempts.items():
         found[what] = errno.errorcode[error.errno]
 print(json.dumps(found))
 """
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerUnderTest]:
-    with ServerUnderTest(tmp_path) as server:
-        yield server
 
 
 def attempts(server: ServerUnderTest, root: Path, *prefix: str) -> dict[str, str]:

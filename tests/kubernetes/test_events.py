@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,6 @@ from tests.support.instance import eventually
 from tests.support.node import Node, Pod, Tenant
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """One fusevol for all tests of this module: each has a namespace of its own."""
-    with Node(cluster, "events", tmp_path_factory.mktemp("events")) as node:
-        node.instance.wait()
-        yield node
-
-
-@pytest.fixture
-def tenant(served: Node, namespace: str) -> Tenant:
-    return served.tenant(namespace)
 
 
 def failed(pod: Pod, volume: str) -> dict[str, Any]:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.cluster import Cluster
 from tests.support.instance import eventually
-from tests.support.node import Node, Pod, Tenant, tree
+from tests.support.node import Pod, Tenant, tree
 
 pytestmark = pytest.mark.root
 
 TOKEN = {"serviceAccountToken": {"path": "a/b/token"}}
-
-
-@pytest.fixture(scope="module")
-def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """One fusevol for all tests of this module: each has a namespace of its own."""
-    with Node(cluster, "parity-rows", tmp_path_factory.mktemp("parity-rows")) as node:
-        node.instance.wait()
-        yield node
-
-
-@pytest.fixture
-def tenant(served: Node, namespace: str) -> Tenant:
-    return served.tenant(namespace)
 
 
 def container(name: str, mounts: dict[str, str], **fields: Any) -> dict[str, Any]:

@@ -15,24 +15,10 @@ from typing import IO
 
 import pytest
 
-from tests.support.cluster import Cluster
 from tests.support.instance import eventually
-from tests.support.node import TIMESTAMPED, Node, Tenant, current, tree
+from tests.support.node import TIMESTAMPED, Tenant, current, tree
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """One fusevol for all tests of this module: each has a namespace of its own."""
-    with Node(cluster, "updates", tmp_path_factory.mktemp("updates")) as node:
-        node.instance.wait()
-        yield node
-
-
-@pytest.fixture
-def tenant(served: Node, namespace: str) -> Tenant:
-    return served.tenant(namespace)
 
 
 SETTINGS = {"configMap": {"name": "settings"}}

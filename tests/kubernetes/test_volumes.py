@@ -8,30 +8,16 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.cluster import Cluster
 from tests.support.instance import eventually
-from tests.support.node import Node, Tenant, tree
+from tests.support.node import Tenant, tree
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """One fusevol for all tests of this module: each has a namespace of its own."""
-    with Node(cluster, "volumes", tmp_path_factory.mktemp("volumes")) as node:
-        node.instance.wait()
-        yield node
-
-
-@pytest.fixture
-def tenant(served: Node, namespace: str) -> Tenant:
-    return served.tenant(namespace)
 
 
 def lines(text: str) -> list[str]:

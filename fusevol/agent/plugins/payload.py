@@ -22,10 +22,6 @@ MAX_NAME = 255
 """Bytes (atomic_writer.go)."""
 
 
-ROOT = "{root}"
-"""Stands for the mount point, which a plan does not know, in the texts of PathConflict."""
-
-
 class WriteFailed(VolumeError):
     """What kubelet finds out only while it writes: the plugin's directory stands, the volume does not."""
 
@@ -33,12 +29,12 @@ class WriteFailed(VolumeError):
 class PathConflict(WriteFailed):
     """A file and a directory of the same path: kubelet tells the path that it tried to make.
 
-    The plan knows neither the mount point nor the timestamped directory; str() has ROOT and `..TS` in their place.
+    The plan knows neither the mount point nor the timestamped directory; str() has `{root}` and `..TS` in their place.
     """
 
     def __init__(self, operation: str, volume: VolumeRef, path: str, reason: str) -> None:
         self._parts = (operation, volume.path, path, reason)
-        super().__init__(self.located(ROOT, "..TS"))
+        super().__init__(self.located("{root}", "..TS"))
 
     def located(self, root: str, directory: str) -> str:
         """The text with the mount point's path and the name of the timestamped directory."""

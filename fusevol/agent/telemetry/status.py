@@ -11,9 +11,9 @@ import trio
 from fusevol.agent.sockets import open_unix_socket
 from fusevol.agent.volumemanager.actual_state import ActualVolume
 from fusevol.agent.volumemanager.manager import VolumeManager
-from fusevol.agent.volumemanager.operations import rfc3339
 from fusevol.model.objects import display_name
 from fusevol.model.refs import escaped
+from fusevol.system.timestamps import rfc3339
 
 log = structlog.get_logger()
 

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import structlog
 
+from fusevol.agent.plugins.emptydir import MEMORY, EmptyDirPlugin
 from fusevol.model.refs import VolumeRef, escaped
 from fusevol.model.tree import EmptyDir
 from fusevol.system import tmpfs
 
 log = structlog.get_logger()
 
-PLUGIN = "kubernetes.io/empty-dir"
+PLUGIN = EmptyDirPlugin.name
 _DIRECTORY = escaped(PLUGIN)
 
 
@@ -44,7 +45,7 @@ class StateDirectory:
     def set_up(self, ref: VolumeRef, plan: EmptyDir) -> Path:
         """The backing directory, with the planned mode and group. An existing one that was set up is left as it is."""
         data, ready = self.data(ref), self._ready(ref)
-        in_memory = plan.medium == "Memory"
+        in_memory = plan.medium == MEMORY
         if ready.exists():
             if tmpfs.is_tmpfs(data) if in_memory else data.is_dir():
                 return data
@@ -90,7 +91,11 @@ class StateDirectory:
 
     def pods(self) -> set[str]:
         """The uids of all Pods that have a directory here."""
-        return {pod.name for pod in _directories(self._pods)}
+        try:
+            with os.scandir(self._pods) as entries:  # what else stands there is scan()'s to tell
+                return {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
+        except FileNotFoundError:
+            return set()
 
     def scan(self) -> list[VolumeRef]:
         """All emptyDirs that stand here, set up or half torn down. What else stands here is reported and left."""

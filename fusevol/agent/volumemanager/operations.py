@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from fusevol.agent.plugins.payload import ROOT, WriteFailed
+from fusevol.agent.plugins.payload import PathConflict, WriteFailed
 from fusevol.agent.publisher.publisher import Publisher
 from fusevol.agent.volumemanager.actual_state import ActualState, ActualVolume
 from fusevol.agent.volumemanager.backing import PLUGIN as EMPTY_DIR
@@ -22,6 +22,7 @@ from fusevol.model.refs import VolumeRef
 from fusevol.model.tree import EmptyDir, Tree
 from fusevol.model.volume import ObjectVersion, VolumeMeta
 from fusevol.protocol import messages
+from fusevol.system.timestamps import rfc3339
 
 
 class Held(Exception):
@@ -33,11 +34,6 @@ class Standing(Protocol):
 
     async def holder(self, ref: VolumeRef) -> str | None:
         """A mount that stands at, above (from the Pod's directory on) or inside the volume, or None."""
-
-
-def rfc3339(moment: datetime) -> str:
-    """In UTC, to the millisecond: `2026-11-22T19:35:35.420Z`."""
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Operations:
@@ -85,7 +81,9 @@ class Operations:
                 raise
             # kubelet fails while it writes: its plugin directory is there, and its text has the volume's path
             await self._publisher.send(messages.AddPlugin(ref.pod_uid, ref.plugin))
-            raise VolumeError(str(error).replace(ROOT, self._mountpoint)) from None
+            if isinstance(error, PathConflict):
+                raise VolumeError(error.located(self._mountpoint, "..TS")) from None
+            raise
         if isinstance(plan, EmptyDir):
             await self._set_up_empty_dir(desired, plan)
         else:
